@@ -1,0 +1,99 @@
+"""Call: one client request as facts, and the enums it carries.
+
+The edge fills a Call step by step; from the pipeline on nothing changes it:
+another model means another Call. It holds plain values and ids, no types of
+upper rooms.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+Header = tuple[bytes, bytes]
+
+
+class Kind(StrEnum):
+    """The sort of a request; it decides the chain of responders."""
+
+    INFER = "infer"
+    FOLLOW = "follow"
+    SPREAD = "spread"
+    LIST = "list"
+    ONCE = "once"
+    OTHER = "other"
+
+
+class Mode(StrEnum):
+    """Which nodes this sidecar uses: its own Ollama, all of them, or its own for want of others."""
+
+    LOCAL = "local"
+    DISTRIBUTED = "distributed"
+    STANDALONE = "standalone"
+
+
+class Priority(StrEnum):
+    """Who is shed last."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+class Upload(Protocol):
+    """A request body that is still coming."""
+
+    async def read(self) -> bytes:
+        """The next bytes, `b""` at the end; raises StreamBroken when the client is gone."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One client request.
+
+    `target` and `headers` are the bytes that came, in their order and case.
+    `path` is the target up to `?`, as latin-1 text, never decoded.
+    `body` is the whole body where it is kept, else None and `rest` streams it.
+    Times are monotonic seconds.
+    """
+
+    id: str
+    method: str
+    target: bytes
+    path: str
+    headers: list[Header]
+    client: str = ""
+    http11: bool = True
+    started: float = 0.0
+    deadline: float | None = None
+    mode: Mode = Mode.LOCAL
+    kind: Kind = Kind.OTHER
+    #: name of the dialect (`dialects.DIALECTS`) and of the operation in it, such as "chat"
+    dialect: str = "ollama"
+    operation: str = ""
+    model: str | None = None
+    stream: bool = False
+    #: the request may be sent to another node, or again, until its first byte
+    repeatable: bool = False
+    body: bytes | None = b""
+    rest: Upload | None = None
+    #: the client announced a body by Content-Length or Transfer-Encoding
+    has_body: bool = False
+    #: carries `context`: tokens that mean the same only on the same digest
+    bound_to_digest: bool = False
+    #: asks to unload the model (`keep_alive` 0 with nothing to do)
+    unload: bool = False
+    loopback: bool = False
+    caller: str = ""
+    #: CORS headers for answers that are not the local Ollama's own
+    cors: list[Header] = field(default_factory=list)
+    #: Host and Origin go out as they came, so that the local Ollama's own rules answer
+    keep_host: bool = True
+    hop: bool = False
+    #: "local", "remote" or a node id, where a force header says so
+    forced: str | None = None
+    #: "local" or "remote" where X-Ollama-Route says so
+    side: str | None = None
+    targets: tuple[str, ...] = ()
+    priority: Priority = Priority.MEDIUM
+    no_store: bool = False
+    dry_run: bool = False

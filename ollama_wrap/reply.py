@@ -1,0 +1,71 @@
+"""Reply: one answer whose body may still be open, and where it came from.
+
+A body is either bytes, or a Source that pushes pieces into a Sink: a task
+switch for every token is what an answer would otherwise cost.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ollama_wrap.call import Header
+from ollama_wrap.errors import UpstreamError
+
+
+class Sink(Protocol):
+    """Takes the pieces of a body."""
+
+    def feed(self, pieces: list[bytes]) -> None:
+        """Pieces that arrived together, each as the node framed it; never empty."""
+
+    def end(self, error: UpstreamError | None) -> None:
+        """Called once: the body is whole (None), or it broke."""
+
+
+class Source(Protocol):
+    """A body that is still coming."""
+
+    def start(self, sink: Sink) -> None:
+        """Push all pieces, those that wait here first, into `sink`."""
+
+    def pause(self) -> None:
+        """Stop reading from the node."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+    def close(self) -> None:
+        """Give back what the body holds; a connection in mid-body is cut. May be called twice."""
+
+
+@dataclass(slots=True)
+class Origin:
+    """Who made an answer and why they were asked; what the X-Ollama-* headers say."""
+
+    node: str | None = None
+    reason: str | None = None
+    fallback: str | None = None
+    attempts: tuple[tuple[str, str], ...] = ()
+    #: seconds since a cached answer was stored
+    age: int | None = None
+    digest: str | None = None
+
+
+@dataclass(slots=True)
+class Reply:
+    """One answer: raw headers in the node's order and case, and its body.
+
+    `chunked`: the node framed the body in chunks; False with neither that nor a
+    Content-Length among `headers` means that it ended with the connection.
+    """
+
+    status: int
+    headers: list[Header]
+    body: bytes | Source = b""
+    phrase: bytes = b""
+    chunked: bool = False
+    origin: Origin = field(default_factory=Origin)
+
+    def close(self) -> None:
+        """Give back what an open body holds."""
+        if not isinstance(self.body, bytes):
+            self.body.close()
