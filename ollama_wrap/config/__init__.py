@@ -1,0 +1,15 @@
+"""Settings: the only reader of the environment.
+
+values     how one value is written, and what it becomes
+table      a setting as a row: names, default, sentence
+groups     the rows, by the part of the program that obeys them
+sources    environment, .env, node.yaml, config.yaml, in this order
+settle     the model of all values, and every refusal in words
+settings   Settings: groups and single settings; `Settings.load`
+"""
+
+from ollama_wrap.config.settings import Settings
+from ollama_wrap.config.table import Row, rows
+from ollama_wrap.config.values import Listen
+
+__all__ = ["Listen", "Row", "Settings", "rows"]

@@ -1,0 +1,198 @@
+"""Where values come from: process environment, `.env`, `node.yaml`, `config.yaml`, in this order.
+
+The only code that reads the environment. It knows rows, not what they mean: whether a
+value can be used is decided when the models are made.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from dotenv import dotenv_values
+
+from ollama_wrap.config.table import PREFIX, Row, Trait
+
+ENV_FILE = PREFIX + "ENV_FILE"
+CONFIG_DIR = PREFIX + "CONFIG_DIR"
+APP = "ollama_wrap"
+# Read by the test-suite, or here before there is a row.
+_NO_ROWS = frozenset({ENV_FILE, PREFIX + "TEST_OLLAMA"})
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value and who gave it; `soft` if that name belongs to other programs too."""
+
+    value: object
+    origin: str
+    soft: bool = False
+
+
+@dataclass(slots=True)
+class Found:
+    """What all sources said. The first value of a path wins; the others stand behind it."""
+
+    given: dict[tuple[str, ...], list[Given]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    config_dir: Path = Path()
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def add(self, row: Row, value: object, origin: str, *, soft: bool = False) -> None:
+        self.given.setdefault(row.path, []).append(Given(value, origin, soft))
+
+    def reject(self, row: Row, sentence: str) -> None:
+        """Note a value that cannot be used, as the row wants it."""
+        (self.faults if Trait.GENTLE in row.traits else self.problems).append(sentence)
+
+
+def read(
+    table: Sequence[Row], environ: Mapping[str, str] | None, env_file: str | Path | None
+) -> Found:
+    """Ask every source; `environ` None is this process's, and only then `./.env` is looked for."""
+    found = Found(environ=os.environ if environ is None else environ)
+    named = env_file or found.environ.get(ENV_FILE)
+    dotenv = _read_dotenv(found, named, look=environ is None)
+    _take_variables(found, table, found.environ, "")
+    _take_variables(found, table, dotenv, f" in {named or '.env'}")
+    found.environ = {**dotenv, **found.environ}
+    folder = found.environ.get(CONFIG_DIR)
+    found.config_dir = Path(folder) if folder else config_folder(found.environ)
+    for name in ("node.yaml", "config.yaml"):
+        _take_yaml(found, table, found.config_dir / name)
+    return found
+
+
+def _read_dotenv(found: Found, named: str | Path | None, *, look: bool) -> dict[str, str]:
+    path = Path(named or ".env")
+    if not (named or look):
+        return {}
+    if not path.is_file():
+        if named:
+            found.problems.append(f"{ENV_FILE}={str(named)!r}: no such file; name one, or none")
+        return {}
+    try:
+        values = dotenv_values(path, interpolate=False)
+    except (OSError, UnicodeDecodeError) as error:
+        found.problems.append(f"{ENV_FILE}={str(path)!r}: cannot be read: {error}")
+        return {}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _take_variables(
+    found: Found, table: Sequence[Row], variables: Mapping[str, str], where: str
+) -> None:
+    for row in table:
+        first: str | None = None
+        for name in row.names:
+            value = _variable(found, row, name, variables, where)
+            if not value:
+                continue
+            found.add(row, value, name + where, soft=name in row.soft)
+            if first and value != first and name not in row.soft:
+                found.warnings.append(f"{name}{where} differs from {row.name}, which wins")
+            first = first or value
+    _warn_of_unknown(found, table, variables, where)
+
+
+def _variable(found: Found, row: Row, name: str, variables: Mapping[str, str], where: str) -> str:
+    value = variables.get(name, "").strip()
+    path = variables.get(f"{name}_FILE", "").strip() if row.secret else ""
+    if value and path:
+        found.warnings.append(f"{name}_FILE{where} is not read: {name} is set")
+    if value or not path:
+        return value
+    try:
+        return Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        found.reject(row, f"{name}_FILE={path!r}{where}: cannot be read: {error}")
+        return ""
+
+
+def _warn_of_unknown(
+    found: Found, table: Iterable[Row], variables: Mapping[str, str], where: str
+) -> None:
+    known = set(_NO_ROWS)
+    for row in table:
+        known.update(row.names)
+        if row.secret:
+            known.update(f"{name}_FILE" for name in row.names)
+    for name in sorted(variables):
+        if name.startswith(PREFIX) and name not in known:
+            found.warnings.append(f"{name}{where} is not a setting{_did_you_mean(name, known)}")
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    bare = {one.removeprefix(PREFIX).removeprefix("OLLAMA_"): one for one in known}
+    near = difflib.get_close_matches(name.removeprefix(PREFIX), list(bare), 1, 0.75)
+    return f"; did you mean {bare[near[0]]}?" if near else ""
+
+
+def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
+    if not path.is_file():
+        return
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        found.problems.append(f"{path}: cannot be read: {' '.join(str(error).split())}")
+        return
+    if content is None:
+        return
+    if not isinstance(content, dict):
+        found.problems.append(f"{path}: write keys and values, such as cache: {{ttl: 5m}}")
+        return
+    rows = {row.path: row for row in table}
+    for keys, value in _leaves(content, (), rows):
+        row = rows.get(keys)
+        dotted = ".".join(keys)
+        if row is None:
+            paths = {".".join(one): ".".join(one) for one in rows}
+            near = difflib.get_close_matches(dotted, paths, 1, 0.75)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            found.warnings.append(f"{path.name}: {dotted} is not a setting{hint}")
+        elif value is not None:
+            found.add(row, value, f"{path.name}: {dotted}")
+
+
+def _leaves(
+    branch: Mapping[object, object], above: tuple[str, ...], rows: Mapping[tuple[str, ...], Row]
+) -> Iterable[tuple[tuple[str, ...], object]]:
+    for key, value in branch.items():
+        keys = (*above, str(key))
+        if (*keys, "text") in rows and not (isinstance(value, dict) and "text" in value):
+            yield (*keys, "text"), value
+        elif isinstance(value, dict) and keys not in rows:
+            yield from _leaves(value, keys, rows)
+        else:
+            yield keys, value
+
+
+def config_folder(environ: Mapping[str, str]) -> Path:
+    """The platform's folder for settings."""
+    if sys.platform == "win32":
+        return _folder(environ, "APPDATA", "AppData/Roaming")
+    if sys.platform == "darwin":
+        return _folder(environ, "", "Library/Application Support")
+    return _folder(environ, "XDG_CONFIG_HOME", ".config")
+
+
+def state_folder(environ: Mapping[str, str], port: int) -> Path:
+    """The platform's folder for state of the sidecar that listens on `port`."""
+    if sys.platform == "win32":
+        return _folder(environ, "LOCALAPPDATA", "AppData/Local") / str(port)
+    if sys.platform == "darwin":
+        return _folder(environ, "", "Library/Application Support") / str(port)
+    return _folder(environ, "XDG_STATE_HOME", ".local/state") / str(port)
+
+
+def _folder(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
+    named = environ.get(variable)
+    if named:
+        return Path(named) / APP
+    home = environ.get("HOME") or environ.get("USERPROFILE") or "~"
+    return Path(home).expanduser() / below_home / APP
