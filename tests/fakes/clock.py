@@ -1,6 +1,14 @@
-"""A clock that tests move."""
+"""A Clock that stands still until a test moves it.
+
+`advance` moves it at once and wakes who has slept long enough; `run` goes from
+sleeper to sleeper, so that a loop which sleeps two seconds runs five times in
+ten; `jump` moves wall time alone, as a suspend or a step of NTP does.
+"""
 
 import asyncio
+
+#: turns of the loop that the longest chain of callbacks between two sleeps may need
+TURNS = 50
 
 
 class FakeClock:
@@ -20,6 +28,11 @@ class FakeClock:
         self._sleepers.append((self._time + seconds, wake))
         await wake
 
+    @property
+    def sleeping(self) -> int:
+        """How many wait for this clock."""
+        return sum(not wake.done() for _, wake in self._sleepers)
+
     def advance(self, seconds: float) -> None:
         """Let time pass; who has slept long enough wakes when the loop runs next."""
         self._wall += seconds
@@ -28,3 +41,23 @@ class FakeClock:
             if end <= self._time and not wake.done():
                 wake.set_result(None)
         self._sleepers = [(end, wake) for end, wake in self._sleepers if not wake.done()]
+
+    async def run(self, seconds: float) -> None:
+        """Let time pass, each sleeper waking when it is due, and what it starts running."""
+        await settle()
+        end = self._time + seconds
+        while due := [when for when, wake in self._sleepers if when <= end and not wake.done()]:
+            self.advance(max(0.0, min(due) - self._time))
+            await settle()
+        self.advance(end - self._time)
+        await settle()
+
+    def jump(self, seconds: float) -> None:
+        """Move wall time alone."""
+        self._wall += seconds
+
+
+async def settle() -> None:
+    """Let everything run that waits for neither time nor a socket."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
