@@ -146,7 +146,8 @@ def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
     if not isinstance(content, dict):
         found.problems.append(f"{path}: write keys and values, such as cache: {{ttl: 5m}}")
         return
-    rows = {row.path: row for row in table}
+    # The folder was needed to find this file.
+    rows = {row.path: row for row in table if row.name != CONFIG_DIR}
     for keys, value in _leaves(content, (), rows):
         row = rows.get(keys)
         dotted = ".".join(keys)
