@@ -1,0 +1,1 @@
+"""What can answer, and how it is doing: pure values and counters, no I/O."""
