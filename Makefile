@@ -1,0 +1,53 @@
+# Each target makes or updates .venv by itself, when pyproject.toml or the pins have changed.
+# PYTHON=… names the Python to use, ARGS=… adds options to the command.
+
+.PHONY: help run demo test check format coverage bench chaos
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c requirements/ci.txt
+PINS := pyproject.toml requirements/ci.txt
+WORKERS ?= 2
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+run: .venv/.run  ## start the sidecar
+	$(BIN)/ollama-wrap serve $(ARGS)
+
+demo: .venv/.run  ## three fake Ollamas and a sidecar; a node dies
+	$(BIN)/ollama-wrap demo $(ARGS)
+
+test: .venv/.dev  ## every test but the long ones
+	@.ci/test-tools
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal -m "not chaos" $(ARGS)
+
+check: .venv/.dev  ## format, lint, types, imports, the house rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/test_house.py
+
+format: .venv/.dev  ## rewrite the sources as `check` wants them
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+coverage: .venv/.dev  ## the tests, with the lines and branches they miss
+	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal -m "not chaos" --cov $(ARGS)
+
+bench: .venv/.dev  ## figures beside other proxies, as ratios
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+chaos: .venv/.dev  ## processes killed, frozen and cut off; takes minutes
+	$(BIN)/pytest -q tests/chaos --timeout 900 $(ARGS)
+
+.venv/.run: $(PINS)
+	@PYTHON="$(PYTHON)" .ci/venv
+	$(PIP) -e .
+	@touch $@
+
+.venv/.dev: $(PINS)
+	@PYTHON="$(PYTHON)" .ci/venv
+	$(PIP) -e '.[dev]'
+	@touch .venv/.run $@
