@@ -1,0 +1,360 @@
+"""Upstream: a node as this process sees it now, with its counters.
+
+One per node id, kept while the Fleet around it is replaced. Owns what calls and
+probes taught us of the node; three questions are answered here: is it available,
+is it busy for a model, is the model cooling there. It must not know other nodes,
+nor how anybody talks to this one. Nothing here awaits, so no counter is read in
+one state and written in another.
+"""
+
+import fnmatch
+import math
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from random import Random
+
+from ollama_wrap.config.groups import Circuit as CircuitRules
+from ollama_wrap.config.groups import Health as HealthRules
+from ollama_wrap.nodes.circuit import DICE, Circuit, Cooldown
+from ollama_wrap.nodes.health import Health, NodeState
+from ollama_wrap.nodes.inventory import Inventory
+from ollama_wrap.nodes.names import short
+from ollama_wrap.nodes.node import Node, NodeKind
+from ollama_wrap.nodes.signal import Signal
+
+#: versions of the protocol between sidecars that we speak, first and last
+PROTO = (1, 1)
+
+#: a node that said it is busy is left alone this long, then up to `_SATURATED_MOST`
+_SATURATED = 1.0
+_SATURATED_MOST = 5.0
+#: the smoothed service time forgets with this time constant, in seconds
+_DECAY = 10.0
+#: what a node is thought to need for a call until it has answered one, in seconds
+_UNKNOWN_SERVICE = 1.0
+#: our own Ollama is one hop nearer
+_NEAR = 0.8
+#: more slots than this are not learned from what was seen
+_LEARNED_MOST = 256
+
+
+class Blame(StrEnum):
+    """What an outcome counts against."""
+
+    NONE = "none"
+    NODE = "node"
+    MODEL = "model"
+    #: out of memory while loading, or a stalled load
+    MODEL_DOUBLE = "model-double"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an attempt said of its node. `suspect`: look at it now."""
+
+    blame: Blame = Blame.NONE
+    success: bool = False
+    suspect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """What a node that is a sidecar said in its last ping; `loaded` are canonical names."""
+
+    id: str
+    boot: str = ""
+    proto: tuple[int, int] = PROTO
+    ollama: bool = True
+    in_flight: int = 0
+    queued: int = 0
+    slots: int | None = None
+    loaded: tuple[str, ...] = ()
+    drain: bool = False
+    models_version: str = ""
+
+    @property
+    def compatible(self) -> bool:
+        """Whether we share a version of the protocol."""
+        return self.proto[0] <= PROTO[1] and self.proto[1] >= PROTO[0]
+
+
+@dataclass(slots=True)
+class _Load:
+    """Calls in flight, in all and for each model."""
+
+    total: int = 0
+    by_key: dict[str | None, int] = field(default_factory=dict)
+
+
+class Upstream:
+    """A node with its load, slots, health, circuit, models and addresses.
+
+    `changed` fires when its state, circuit, models or sidecar's word change;
+    `freed` when a call has ended there. `latency`: smoothed service time in s.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        health: HealthRules | None = None,
+        circuit: CircuitRules | None = None,
+        dice: Random = DICE,
+    ) -> None:
+        self.node = node
+        self.addresses: tuple[str, ...] = ()
+        self.circuit = Circuit() if circuit is None else Circuit(rules=circuit)
+        self.changed = Signal()
+        self.freed = Signal()
+        self.queued = 0
+        self.latency: float | None = None
+        #: monotonic time of the last failure that counted, for the last resort's order
+        self.failed_at = -math.inf
+        #: operations whose route this node's version does not know
+        self.lacking: set[str] = set()
+        self._health = Health() if health is None else Health(rules=health)
+        self._inventory = Inventory()
+        self._sidecar: Sidecar | None = None
+        self._load = _Load()
+        #: calls of others at its sidecar when it was last asked
+        self._foreign = 0
+        self._saturated_until = -math.inf
+        self._learned: dict[str | None, int] = {}
+        self._cooldowns: dict[str | None, Cooldown] = {}
+        self._cooldown = Cooldown() if circuit is None else Cooldown(rules=circuit)
+        self._measured_at = 0.0
+        self._dice = dice
+        patterns = "|".join(fnmatch.translate(pattern) for pattern in node.patterns)
+        self._patterns = re.compile(patterns) if patterns else None
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.node.id} {self.state} {self.in_flight} in flight>"
+
+    # ---------------------------------------------------------------- what was learned
+
+    @property
+    def health(self) -> Health:
+        return self._health
+
+    @health.setter
+    def health(self, health: Health) -> None:
+        before, self._health = self._health.state, health
+        if health.state is not before:
+            self.changed.fire()
+
+    @property
+    def inventory(self) -> Inventory:
+        return self._inventory
+
+    @inventory.setter
+    def inventory(self, inventory: Inventory) -> None:
+        before, self._inventory = self._inventory, inventory
+        if inventory.version != before.version:
+            self.lacking.clear()
+        if _differ(before, inventory):
+            self.changed.fire()
+
+    @property
+    def sidecar(self) -> Sidecar | None:
+        return self._sidecar
+
+    @sidecar.setter
+    def sidecar(self, sidecar: Sidecar | None) -> None:
+        before, self._sidecar = self._sidecar, sidecar
+        self._foreign = max(0, sidecar.in_flight - self.in_flight) if sidecar else 0
+        if sidecar != before:
+            self.changed.fire()
+
+    # ---------------------------------------------------------------- may it be asked?
+
+    @property
+    def state(self) -> NodeState:
+        """Its health, and what its sidecar says of itself."""
+        state, sidecar = self._health.state, self._sidecar
+        if sidecar is None or state is NodeState.DOWN:
+            return state
+        if not sidecar.compatible:
+            return NodeState.INCOMPATIBLE
+        if not sidecar.ollama:
+            return NodeState.DOWN
+        return NodeState.DRAINING if sidecar.drain else state
+
+    def state_word(self, now: float) -> str:
+        """The state as people read it."""
+        return self.state.value
+
+    def obstacle(self, now: float) -> str | None:
+        """Why it may not be asked, as a word of X-Ollama-Fallback-Reason; None: it may."""
+        state = self.state
+        if state is NodeState.DOWN or state is NodeState.INCOMPATIBLE:
+            return "local-unhealthy" if self.node.local else "node-down"
+        if state is NodeState.DRAINING:
+            return "drained"
+        circuit = self.circuit
+        if circuit.retry_at is None:
+            return None
+        # A trial is for a node whose last probe was good.
+        good = not self._health.fails and state is not NodeState.SUSPECT
+        return None if good and circuit.allows(now) else "circuit-open"
+
+    def available(self, now: float) -> bool:
+        """Neither down, drained nor incompatible, and its circuit lets a call through."""
+        return self.obstacle(now) is None
+
+    def cooling(self, key: str | None, now: float) -> bool:
+        """Whether the model failed here lately."""
+        cooldown = self._cooldowns.get(key) if self._cooldowns else None
+        return cooldown is not None and cooldown.cooling(now)
+
+    def speaks(self, dialect: str) -> bool:
+        """Whether it answers in this dialect without a translation."""
+        return self.node.kind is NodeKind.OLLAMA or dialect == "openai"
+
+    def accepts(self, key: str) -> bool:
+        """Whether its `models=` patterns let this model through."""
+        if self._patterns is None:
+            return True
+        name = short(key)
+        spellings = (name, name.removesuffix(":latest"), key)
+        return any(self._patterns.match(spelling) for spelling in spellings)
+
+    # ---------------------------------------------------------------- how much has it to do?
+
+    @property
+    def in_flight(self) -> int:
+        """Calls of ours that are there now."""
+        return self._load.total
+
+    @property
+    def load(self) -> int:
+        """Calls there, as far as we know: ours, and those of others at its sidecar."""
+        queued = self._sidecar.queued if self._sidecar else 0
+        return self._load.total + self._foreign + queued + self.queued
+
+    def running(self, key: str | None) -> int:
+        """Calls of ours in flight there for this model."""
+        return self._load.by_key.get(key, 0)
+
+    def loading_other(self, key: str | None) -> bool:
+        """Whether a call of ours waits there for another model to be loaded."""
+        return any(
+            other is not None and other != key and not self._inventory.has_loaded(other)
+            for other in self._load.by_key
+        )
+
+    def slots(self, key: str | None) -> tuple[int, bool]:
+        """What it runs at once for this model; True: declared or reported, not learned."""
+        if self.node.slots is not None:
+            return self.node.slots, True
+        sidecar = self._sidecar
+        if sidecar is not None and sidecar.slots is not None:
+            return max(1, sidecar.slots), True
+        return self._learned.get(key, 1), False
+
+    def learned(self, key: str | None, slots: int) -> None:
+        """It was seen to answer so many calls for this model with interleaved bytes."""
+        if slots > self._learned.get(key, 1):
+            self._learned[key] = min(slots, _LEARNED_MOST)
+            self.freed.fire()
+
+    def busy(self, key: str | None, now: float) -> bool:
+        """At its slots, or it said so itself a moment ago."""
+        if now < self._saturated_until or self._load.by_key.get(key, 0) >= self.slots(key)[0]:
+            return True
+        sidecar = self._sidecar
+        if sidecar is None:
+            return False
+        room = (sidecar.slots or 1) * max(1, len(sidecar.loaded))
+        return sidecar.queued > 0 or 0 < self._foreign >= room - self._load.total
+
+    def score(self) -> float:
+        """Expected wait in seconds, weighed; less is better."""
+        service = _UNKNOWN_SERVICE if self.latency is None else self.latency
+        near = _NEAR if self.node.local else 1.0
+        return (self.load + 1) * service * near * 100.0 / self.node.weight
+
+    # ---------------------------------------------------------------- a call comes and goes
+
+    def take(self, key: str | None) -> None:
+        """A call for this model goes there."""
+        load = self._load
+        load.total += 1
+        load.by_key[key] = load.by_key.get(key, 0) + 1
+        self.circuit = self.circuit.tried()
+
+    def give(self, key: str | None, now: float, service: float | None) -> None:
+        """It has ended, after `service` seconds where that says how fast the node is."""
+        load = self._load
+        count = load.by_key.get(key, 0)
+        if not count:
+            return
+        load.total -= 1
+        if count == 1:
+            del load.by_key[key]
+        else:
+            load.by_key[key] = count - 1
+        if not load.total:
+            self.circuit = self.circuit.released()
+        if service is not None:
+            self._measure(service, now)
+        self.freed.fire()
+
+    def saturated(self, now: float) -> None:
+        """It answered that it is busy."""
+        self._saturated_until = now + self._dice.uniform(_SATURATED, _SATURATED_MOST)
+
+    def record(self, verdict: Verdict, key: str | None, now: float, wall: float) -> None:
+        """What an attempt said of the node, and of the model there."""
+        before = self.circuit
+        if verdict.blame is Blame.NODE:
+            self.circuit = before.failed(now, self._dice)
+            self.failed_at = now
+        elif verdict.success or verdict.blame is not Blame.NONE:
+            # A model's failure was a well-formed answer of the node.
+            self.circuit = before.succeeded(now)
+        else:
+            self.circuit = before.released()
+        self._record_model(verdict, key, now)
+        if (before.retry_at is None) != (self.circuit.retry_at is None):
+            if self.circuit.retry_at is None:
+                self._health = self._health.warmed_again(now, wall)
+            self.changed.fire()
+        if verdict.suspect:
+            self.health = self._health.traffic_failed(now, wall)
+
+    def forgive(self, key: str | None = None) -> None:
+        """Memory was freed there, or an operator retries: models (None: all) may be tried."""
+        if key is None:
+            self._cooldowns.clear()
+        else:
+            self._cooldowns.pop(key, None)
+        self.changed.fire()
+
+    def _record_model(self, verdict: Verdict, key: str | None, now: float) -> None:
+        if verdict.success:
+            if self._cooldowns:
+                self._cooldowns.pop(key, None)
+        elif verdict.blame in {Blame.MODEL, Blame.MODEL_DOUBLE}:
+            weight = 2 if verdict.blame is Blame.MODEL_DOUBLE else 1
+            cooldown = self._cooldowns.get(key, self._cooldown)
+            self._cooldowns[key] = cooldown.failed(now, weight, self._dice)
+            self.failed_at = now
+
+    def _measure(self, service: float, now: float) -> None:
+        if self.latency is None:
+            self.latency = service
+        else:
+            fresh = 1.0 - math.exp(-max(0.0, now - self._measured_at) / _DECAY)
+            self.latency += fresh * (service - self.latency)
+        self._measured_at = now
+
+
+def _differ(one: Inventory, other: Inventory) -> bool:
+    """Whether a ranking could come out otherwise; when a model was last seen is not it."""
+    return (
+        one.known != other.known
+        or one.version != other.version
+        or one.loaded.keys() != other.loaded.keys()
+        or one.models != other.models
+    )
