@@ -1,0 +1,201 @@
+"""The log: one stream and one format, for us, the standard library's loggers and uvicorn.
+
+Owns where lines go and when: they gather in memory and go out together after
+100 ms or at 64 KiB, so that no request pays a system call for its line;
+warnings and errors go out at once. A stream that fails is nobody's problem
+but the reader's. How a line is written is in `lines.py`.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+import structlog
+
+from ollama_wrap.clock import Clock, SystemClock
+from ollama_wrap.observe import lines
+from ollama_wrap.observe.ended import Ended
+from ollama_wrap.observe.lines import Stamp
+
+__all__ = ["Ended", "Logger", "Output", "configure", "debugging", "flush", "get", "request"]
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LOUDEST_FIRST = ("error", "warning", "info")
+#: their request lines would double ours, or carry what clients sent
+QUIET = ("uvicorn.access", "httpx2", "httpcore2", "httpx", "httpcore")
+FLUSH_AFTER = 0.1
+FLUSH_AT = 64 * 1024
+
+
+class Output:
+    """Gathers lines and writes them to `stream` (None: standard error as it is then)."""
+
+    def __init__(self, clock: Clock, stream: TextIO | None = None) -> None:
+        self.level = LEVELS["info"]
+        self.format = lines.FORMATS["logfmt"]
+        self._clock = clock
+        self._stream = stream
+        self._lines: list[str] = []
+        self._size = 0
+        # Other threads log too, and a finalizer may while a line is being added.
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._second = -1
+        self._stamps = ("", "")
+
+    @property
+    def stream(self) -> TextIO:
+        return self._stream or sys.stderr
+
+    def request(self, ended: Ended) -> None:
+        """The one line of a request that ended."""
+        if LEVELS[ended.level] >= self.level:
+            self._add(self.format.request(self._stamp(), ended))
+
+    def event(self, level: str, event: str, fields: MutableMapping[str, Any]) -> None:
+        """Any other line; an exception under `exc_info` becomes fields."""
+        error = fields.pop("exc_info", None)
+        if error is True:
+            error = sys.exception()
+        if isinstance(error, BaseException):
+            fields.update(lines.failure(error))
+        self._add(self.format.event(self._stamp(), level, event, fields))
+        if LEVELS[level] >= LEVELS["warning"]:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered."""
+        with self._lock:
+            self._loop = None
+            gathered, self._lines, self._size = self._lines, [], 0
+            if gathered:
+                with contextlib.suppress(OSError, ValueError, AttributeError):
+                    self.stream.write("".join(gathered))
+                    self.stream.flush()
+
+    def _add(self, line: str) -> None:
+        with self._lock:
+            self._lines.append(line)
+            self._size += len(line)
+            if self._size >= FLUSH_AT or not self._will_flush():
+                self.flush()
+
+    def _will_flush(self) -> bool:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return False
+        # A timer of a loop that has ended never fires.
+        if self._loop is not loop:
+            self._loop = loop
+            loop.call_later(FLUSH_AFTER, self.flush)
+        return True
+
+    def _stamp(self) -> Stamp:
+        now = self._clock.now()
+        second = int(now)
+        if second != self._second:
+            moment = datetime.fromtimestamp(second, UTC)
+            self._second = second
+            self._stamps = (f"{moment:%Y-%m-%dT%H:%M:%S}", f"{moment.astimezone():%H:%M:%S}")
+        millis = f".{int((now - second) * 1000):03d}"
+        return Stamp(f"{self._stamps[0]}{millis}Z", self._stamps[1] + millis)
+
+
+class Logger(structlog.BoundLoggerBase):
+    """Events of one module: a short sentence, and fields."""
+
+    def debug(self, event: str, **fields: object) -> None:
+        if _output.level <= LEVELS["debug"]:
+            self._proxy_to_logger("debug", event, **fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        if _output.level <= LEVELS["info"]:
+            self._proxy_to_logger("info", event, **fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        if _output.level <= LEVELS["warning"]:
+            self._proxy_to_logger("warning", event, **fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._proxy_to_logger("error", event, **fields)
+
+    def exception(self, event: str, **fields: object) -> None:
+        """An error together with the exception that is being treated."""
+        self._proxy_to_logger("error", event, exc_info=True, **fields)
+
+
+class Bridge(logging.Handler):
+    """Leads the standard library's records into our stream."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {"logger": record.name}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info[1]
+        try:
+            event = record.getMessage()
+        except (TypeError, ValueError):
+            event = str(record.msg)
+        level = next((n for n in LOUDEST_FIRST if LEVELS[n] <= record.levelno), "debug")
+        _output.event(level, event, fields)
+
+
+def configure(level: str, fmt: str) -> None:
+    """Set level (debug, info, warning, error) and format, and take in the standard library.
+
+    `fmt` is console, logfmt, json, or auto: console on a terminal, else logfmt.
+    May be called again; libraries stay at info, since their debug lines show
+    what they send.
+    """
+    if fmt == "auto":
+        fmt = "console" if _is_terminal(_output.stream) else "logfmt"
+    _output.format = lines.FORMATS[fmt]
+    _output.level = LEVELS[level]
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if type(h) in {logging.StreamHandler, Bridge}]:
+        root.removeHandler(old)
+    root.addHandler(Bridge())
+    root.setLevel(max(LEVELS[level], LEVELS["info"]))
+    logging.getLogger("ollama_wrap").setLevel(LEVELS[level])
+    for name in QUIET:
+        logging.getLogger(name).setLevel(LEVELS["warning"])
+    logging.captureWarnings(capture=True)
+
+
+def get(name: str) -> Logger:
+    """The logger of a module; what it says goes where `configure` says by then."""
+    return Logger(_output, [_write], {"logger": name})
+
+
+def request(ended: Ended) -> None:
+    """Write the line of a request that ended."""
+    _output.request(ended)
+
+
+def debugging() -> bool:
+    """Whether debug lines are written: asked where their fields cost something."""
+    return _output.level <= LEVELS["debug"]
+
+
+def flush() -> None:
+    """Write what has gathered; for the end of the program."""
+    _output.flush()
+
+
+def _write(output: Output, level: str, fields: MutableMapping[str, Any]) -> str:
+    output.event(level, fields.pop("event"), fields)
+    raise structlog.DropEvent
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+_output = Output(SystemClock())
+atexit.register(_output.flush)
