@@ -1,0 +1,124 @@
+"""What the fake saw: every request, how it ended, and what the engine did.
+
+Owns: entries and counts. Must not know: how requests are read or answered.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+
+KEPT = 1 << 20
+"""Bytes of a body that are kept; of a longer one only size and hash."""
+
+
+class End(StrEnum):
+    """How a request ended."""
+
+    OPEN = "open"
+    SERVED = "served"
+    CANCELLED = "cancelled"
+    CUT = "cut"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One request as it came in."""
+
+    number: int
+    connection: int
+    method: str
+    target: str
+    version: str
+    headers: list[tuple[str, str]]
+    model: str = ""
+    body: bytes = b""
+    body_size: int = 0
+    body_sha256: str = ""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    end: End = End.OPEN
+    status: int = 0
+    sent: int = 0
+    """Bytes of the answer that were written, head included."""
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header, compared without case."""
+        return next((v for n, v in self.headers if n.lower() == name.lower()), None)
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the engine did since the start or the last reset."""
+
+    generations_started: int = 0
+    generations_finished: int = 0
+    generations_cancelled: int = 0
+    generations_failed: int = 0
+    loads_started: int = 0
+    loads_finished: int = 0
+    loads_cancelled: int = 0
+    unloads: int = 0
+    running: int = 0
+    max_running: int = 0
+    connections_open: int = 0
+    connections_total: int = 0
+
+
+class Ledger:
+    """Every request in order of arrival, and the counts."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.entries: list[Entry] = []
+        self.counts = Counts()
+        self._changed = asyncio.Event()
+
+    def note(self) -> None:
+        """Wake whoever waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def to(self, path: str) -> list[Entry]:
+        """Return the requests to one path."""
+        return [entry for entry in self.entries if entry.path == path]
+
+    async def until(self, holds: Callable[["Ledger"], bool], seconds: float = 5.0) -> None:
+        """Return when `holds(self)` does. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while not holds(self):
+                await self._changed.wait()
+
+    def started(self) -> None:
+        """Count a generation that has its slot."""
+        self.counts.generations_started += 1
+        self.counts.running += 1
+        self.counts.max_running = max(self.counts.max_running, self.counts.running)
+        self.note()
+
+    def reset(self) -> None:
+        """Forget the past; what is open or running stays counted as such."""
+        was = self.counts
+        self.entries = []
+        self.counts = Counts(
+            generations_started=was.running,
+            running=was.running,
+            max_running=was.running,
+            connections_open=was.connections_open,
+            connections_total=was.connections_open,
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Return everything as plain values; bodies as latin-1 text."""
+        rows = []
+        for entry in self.entries:
+            row = asdict(entry)
+            row["body"] = entry.body.decode("latin-1")
+            row["at"] = entry.at.isoformat()
+            rows.append(row)
+        return {"counts": asdict(self.counts), "entries": rows}
