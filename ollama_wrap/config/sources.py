@@ -122,15 +122,16 @@ def _warn_of_unknown(
         known.update(row.names)
         if row.secret:
             known.update(f"{name}_FILE" for name in row.names)
+    spellings = {one.removeprefix(PREFIX).removeprefix("OLLAMA_"): one for one in known}
     for name in sorted(variables):
         if name.startswith(PREFIX) and name not in known:
-            found.warnings.append(f"{name}{where} is not a setting{_did_you_mean(name, known)}")
+            near = _did_you_mean(name.removeprefix(PREFIX), spellings)
+            found.warnings.append(f"{name}{where} is not a setting{near}")
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    bare = {one.removeprefix(PREFIX).removeprefix("OLLAMA_"): one for one in known}
-    near = difflib.get_close_matches(name.removeprefix(PREFIX), list(bare), 1, 0.75)
-    return f"; did you mean {bare[near[0]]}?" if near else ""
+def _did_you_mean(name: str, spellings: Mapping[str, str]) -> str:
+    near = difflib.get_close_matches(name, spellings, 1, 0.75)
+    return f"; did you mean {spellings[near[0]]}?" if near else ""
 
 
 def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
@@ -148,14 +149,14 @@ def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
         return
     # The folder was needed to find this file.
     rows = {row.path: row for row in table if row.name != CONFIG_DIR}
+    spellings = {one[-1]: ".".join(one) for one in rows}
+    spellings |= {dotted: dotted for dotted in spellings.values()}
     for keys, value in _leaves(content, (), rows):
         row = rows.get(keys)
         dotted = ".".join(keys)
         if row is None:
-            paths = {".".join(one): ".".join(one) for one in rows}
-            near = difflib.get_close_matches(dotted, paths, 1, 0.75)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            found.warnings.append(f"{path.name}: {dotted} is not a setting{hint}")
+            near = _did_you_mean(dotted, spellings)
+            found.warnings.append(f"{path.name}: {dotted} is not a setting{near}")
         elif value is not None:
             found.add(row, value, f"{path.name}: {dotted}")
 
@@ -173,25 +174,24 @@ def _leaves(
             yield keys, value
 
 
-def config_folder(environ: Mapping[str, str]) -> Path:
+def config_folder(environ: Mapping[str, str], platform: str = sys.platform) -> Path:
     """The platform's folder for settings."""
-    if sys.platform == "win32":
-        return _folder(environ, "APPDATA", "AppData/Roaming")
-    if sys.platform == "darwin":
-        return _folder(environ, "", "Library/Application Support")
-    return _folder(environ, "XDG_CONFIG_HOME", ".config")
+    windows, unix = ("APPDATA", "AppData/Roaming"), ("XDG_CONFIG_HOME", ".config")
+    return _folder(environ, platform, windows, unix)
 
 
-def state_folder(environ: Mapping[str, str], port: int) -> Path:
-    """The platform's folder for state of the sidecar that listens on `port`."""
-    if sys.platform == "win32":
-        return _folder(environ, "LOCALAPPDATA", "AppData/Local") / str(port)
-    if sys.platform == "darwin":
-        return _folder(environ, "", "Library/Application Support") / str(port)
-    return _folder(environ, "XDG_STATE_HOME", ".local/state") / str(port)
+def state_folder(environ: Mapping[str, str], port: int, platform: str = sys.platform) -> Path:
+    """The platform's folder for the state of the sidecar that listens on `port`."""
+    windows, unix = ("LOCALAPPDATA", "AppData/Local"), ("XDG_STATE_HOME", ".local/state")
+    return _folder(environ, platform, windows, unix) / str(port)
 
 
-def _folder(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
+def _folder(
+    environ: Mapping[str, str], platform: str, windows: tuple[str, str], unix: tuple[str, str]
+) -> Path:
+    """Where the variable says, else below home; macOS has no variable for it."""
+    mac = ("", "Library/Application Support")
+    variable, below_home = {"win32": windows, "darwin": mac}.get(platform, unix)
     named = environ.get(variable)
     if named:
         return Path(named) / APP
