@@ -1,0 +1,1 @@
+"""The requests of the transparency test, as bytes: one table for each subject."""
