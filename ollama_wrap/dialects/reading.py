@@ -6,7 +6,7 @@ anthropic/anthropic.go. It must not know how a body is parsed (`body`).
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isinf
 
 from ollama_wrap.call import Header, Kind
@@ -51,6 +51,8 @@ class _Operation:
     #: the field without which the request only loads the model
     work: str | None = None
     unloads: bool = False
+    #: names more than one model
+    several: bool = False
 
 
 _OPERATIONS = {
@@ -69,7 +71,7 @@ _OPERATIONS = {
     "delete": _Operation(_NAMED),
     "pull": _Operation({**_NAMED, "stream": _CLEARS}, streams=True),
     "push": _Operation({**_NAMED, "stream": _CLEARS}, streams=True),
-    "copy": _Operation({"source": _LEAVES, "destination": _LEAVES}),
+    "copy": _Operation({"source": _LEAVES, "destination": _LEAVES}, several=True),
     "create": _Operation(
         {
             **_NAMED,
@@ -79,6 +81,7 @@ _OPERATIONS = {
             **dict.fromkeys(_FILES, _CLEARS),
         },
         streams=True,
+        several=True,
     ),
 }
 
@@ -89,8 +92,8 @@ def read(
     """What `body` asks for, or None: stock would refuse it, or we cannot tell what it says.
 
     Which value wins is known only at the end of a body, so nothing is stopped
-    early: 32 MiB cost 15 to 80 ms. `whole=False` reads a beginning as far as it
-    goes, and is None where no model stands in it.
+    early: 32 MiB cost 15 to 80 ms. `whole=False` reads a beginning, 8 MiB at most,
+    and is None where no model stands in it; it never says load or unload.
     """
     if not route.reads_body:
         return Reading(route.model, False, route.kind, route.repeatable, follows=route.model)
@@ -103,9 +106,14 @@ def read(
     if found is None:
         return None
     values, overwritten = found
-    if any(value[0] not in _FIRST.get(name, _STRING) for name, value in values.items()):
-        return None
-    return _meaning(route, operation, values, overwritten)
+    for name, value in values.items():
+        if value[0] not in _FIRST.get(name, _STRING):
+            return None
+    reading = _meaning(route, operation, values, overwritten)
+    if whole or reading is None:
+        return reading
+    # What is missing may stand behind what we have.
+    return replace(reading, kind=route.kind, unload=False, load=False) if reading.model else None
 
 
 def _meaning(
@@ -122,7 +130,11 @@ def _meaning(
         if zero is None:
             return None
         unload = load and zero and operation.unloads
-    kind, model, follows, sources = _names(route, values)
+    kind = route.kind
+    model = follows = _text(values, "model") or _text(values, "name")
+    sources: tuple[str, ...] = ()
+    if operation.several:
+        kind, model, follows, sources = _names(route, values)
     if overwritten:
         sources += tuple(string(v) for name, v in overwritten if name == "model" and v[0] == 34)
     context = values.get("context")
