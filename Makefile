@@ -1,7 +1,7 @@
 # Each target makes or updates .venv by itself, when pyproject.toml or the pins have changed.
 # PYTHON=… names the Python to use, ARGS=… adds options to the command.
 
-.PHONY: help run demo test check format coverage bench chaos
+.PHONY: help run demo test check format written coverage bench chaos
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
@@ -32,6 +32,10 @@ check: .venv/.dev  ## format, lint, types, imports, the house rules
 format: .venv/.dev  ## rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+written: .venv/.run  ## env.example and docs/settings.md, from the table of settings
+	$(BIN)/ollama-wrap config env > env.example
+	$(BIN)/ollama-wrap config docs > docs/settings.md
 
 coverage: .venv/.dev  ## the tests, with the lines and branches they miss
 	$(BIN)/pytest -q -n $(WORKERS) --dist worksteal -m "not chaos" --cov $(ARGS)
