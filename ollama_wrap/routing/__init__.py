@@ -1,0 +1,1 @@
+"""Which node should take a call: pure and synchronous."""

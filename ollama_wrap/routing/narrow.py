@@ -1,0 +1,94 @@
+"""Who could take a call, and who could not and why: what the router orders afterwards.
+
+Owns the filters (model, patterns, kind, state, circuit, cooldown, force headers).
+It must not know sides, tiers or policies.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ollama_wrap.call import Call
+from ollama_wrap.nodes.fleet import Fleet
+from ollama_wrap.nodes.health import NodeState
+from ollama_wrap.nodes.node import NodeKind
+from ollama_wrap.nodes.upstream import Upstream
+
+#: words of X-Ollama-Fallback-Reason that say: it does not answer
+AWAY = frozenset({"node-down", "local-unhealthy"})
+
+_DOUBTED = frozenset({NodeState.SUSPECT, NodeState.JOINING})
+
+
+@dataclass(slots=True)
+class Sight:
+    """The holders of a model.
+
+    `live` may be asked; `doubted` are those of them that come last. `blocked`
+    may not, each with a word of X-Ollama-Fallback-Reason. `known`: somebody is
+    known to hold the model.
+    """
+
+    live: list[Upstream] = field(default_factory=list)
+    doubted: list[Upstream] = field(default_factory=list)
+    blocked: dict[Upstream, str] = field(default_factory=dict)
+    known: bool = False
+
+
+def look(call: Call, key: str, fleet: Fleet, now: float) -> Sight:
+    """Sort the holders of the model by whether they may be asked at `now`."""
+    sight = Sight()
+    for upstream in pool(call, fleet):
+        inventory = upstream.inventory
+        held = inventory.had(key)
+        # Until the local Ollama has listed its models it may have any.
+        if not held and (inventory.known or not upstream.node.local):
+            continue
+        if upstream.lacking and call.operation in upstream.lacking:
+            continue
+        if upstream.accepts(key):
+            _place(upstream, key, fleet, sight, now)
+            sight.known = sight.known or held
+    return sight
+
+
+def pool(call: Call, fleet: Fleet) -> Sequence[Upstream]:
+    """Who may be looked at: where a force header says so, that side without what is down."""
+    if call.forced is None:
+        return [one for one in fleet.upstreams if routable(one)]
+    if call.forced == "remote":
+        named: Sequence[Upstream] = fleet.others
+    else:
+        found = fleet.find(call.forced)
+        named = () if found is None else (found,)
+    return [one for one in named if routable(one) and one.state is not NodeState.DOWN]
+
+
+def routable(upstream: Upstream) -> bool:
+    """Whether it is of a kind, and of a version, that calls may go to."""
+    kind = upstream.node.kind is NodeKind.OLLAMA
+    return kind and upstream.state is not NodeState.INCOMPATIBLE
+
+
+def away(sight: Sight, key: str) -> tuple[tuple[str, float], ...]:
+    """Id and wall time of the last answer of each holder that does not answer."""
+    silent = [one for one, word in sight.blocked.items() if word in AWAY]
+    silent += [one for one in sight.doubted if not one.health.ever_answered]
+    return tuple(
+        (one.node.id, max(one.health.last_seen_wall or 0.0, one.inventory.seen.get(key, 0.0)))
+        for one in silent
+        if one.inventory.had(key)
+    )
+
+
+def _place(upstream: Upstream, key: str, fleet: Fleet, sight: Sight, now: float) -> None:
+    word = upstream.obstacle(now)
+    cooling = upstream.cooling(key, now)
+    spared = word == "circuit-open" and not upstream.node.local and upstream in fleet.spared(now)
+    if cooling:
+        sight.blocked[upstream] = word or "circuit-open"
+    elif word is not None and not spared:
+        sight.blocked[upstream] = word
+    else:
+        sight.live.append(upstream)
+        if spared or upstream.state in _DOUBTED:
+            sight.doubted.append(upstream)

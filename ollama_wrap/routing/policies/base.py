@@ -1,0 +1,38 @@
+"""Policy: the contract of what orders candidates, and the Candidate that it orders.
+
+A policy gets the candidates of one tier: the router has narrowed them before and
+puts the busy ones behind the free ones afterwards. It must not know modes,
+digests or tiers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ollama_wrap.call import Call
+from ollama_wrap.nodes.upstream import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An upstream that could take a call.
+
+    `reason` is a word of X-Ollama-Route-Reason; `score` the expected wait, less is
+    better; `conflict`: it has another model under this name than the first choice.
+    """
+
+    upstream: Upstream
+    reason: str
+    score: float
+    busy: bool = False
+    loaded: bool = False
+    conflict: bool = False
+
+
+class Policy(Protocol):
+    """Orders candidates for a call; made with the dice that it may throw."""
+
+    name: str
+
+    def rank(self, call: Call, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """The same candidates, best first. Never called with fewer than two."""

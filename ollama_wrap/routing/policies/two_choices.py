@@ -1,0 +1,36 @@
+"""two-choices: of two at random the one with the shorter wait; then the others by wait.
+
+Sidecars that do not know of each other's calls would all pick the one best node;
+two dice spread them almost as well as knowing would.
+"""
+
+from collections.abc import Sequence
+from operator import attrgetter
+from random import Random
+
+from ollama_wrap.call import Call
+from ollama_wrap.routing.policies.base import Candidate
+
+_score = attrgetter("score")
+
+
+class TwoChoices:
+    """Random enough not to herd, and never the longest wait of all."""
+
+    name = "two-choices"
+
+    def __init__(self, dice: Random) -> None:
+        self._dice = dice
+
+    def rank(self, call: Call, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        return spread(candidates, self._dice)
+
+
+def spread(candidates: Sequence[Candidate], dice: Random) -> list[Candidate]:
+    """The better of two at random first, the others by score."""
+    order = sorted(candidates, key=_score)
+    if len(order) > 1:
+        # Of two places in the sorted list the nearer one is the better of the two.
+        first = min(dice.sample(range(len(order)), 2))
+        order.insert(0, order.pop(first))
+    return order

@@ -1,0 +1,260 @@
+"""Router: asks the policy for an order of those who can take a call, and says why.
+
+In this order: force headers; who holds the model and may be asked; tiers by side
+and priority; the policy within each tier; free before busy before doubted; equal
+digests before others. Owns the order and its reasons. It must not talk to nodes,
+wait, or read a clock: it returns a Ranking and changes nothing but a policy's turns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from random import Random
+
+from ollama_wrap.call import Call, Mode
+from ollama_wrap.nodes.fleet import Fleet
+from ollama_wrap.nodes.health import NodeState
+from ollama_wrap.nodes.names import canonical, is_cloud
+from ollama_wrap.nodes.upstream import Upstream
+from ollama_wrap.routing.narrow import Sight, away, look, pool
+from ollama_wrap.routing.policies import load
+from ollama_wrap.routing.policies.base import Candidate
+
+Tier = tuple[int, int]
+
+
+class Routing(StrEnum):
+    """Which side a call prefers."""
+
+    LOCAL_FIRST = "local-first"
+    BALANCED = "balanced"
+    REMOTE_FIRST = "remote-first"
+
+
+class Digests(StrEnum):
+    """What another digest under the same name means."""
+
+    PREFER = "prefer"
+    REQUIRE = "require"
+    IGNORE = "ignore"
+
+
+#: X-Ollama-Route is a preference for one call: it takes the place of the setting
+_SIDES = {"local": Routing.LOCAL_FIRST, "remote": Routing.REMOTE_FIRST}
+#: reasons that say more than "another digest" would
+_STRONG = frozenset({"forced", "last-gasp"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Candidates, best first; none: nobody may be asked.
+
+    `key`: the canonical model name. `passed_over`: why the preferred side was
+    passed over, a word of X-Ollama-Fallback-Reason. `away`: (node id, wall time of
+    its last answer) of nodes known to hold the model that do not answer.
+    `holdable`: the call may wait here while all candidates are busy. `known`:
+    somebody is known to hold the model.
+    """
+
+    candidates: tuple[Candidate, ...]
+    key: str | None = None
+    passed_over: str | None = None
+    away: tuple[tuple[str, float], ...] = ()
+    holdable: bool = False
+    known: bool = True
+
+
+@dataclass(slots=True)
+class _Case:
+    """One question to the router, with what was found out on the way."""
+
+    call: Call
+    fleet: Fleet
+    sight: Sight
+    mode: Routing
+    key: str
+    now: float
+    #: who has the model: the local Ollama; another node
+    here: bool = False
+    elsewhere: bool = False
+    #: the slots of all who may be asked are declared or reported
+    declared: bool = False
+
+    def __post_init__(self) -> None:
+        for upstream in (*self.sight.live, *self.sight.blocked):
+            if upstream.node.local:
+                self.here = True
+            else:
+                self.elsewhere = True
+        self.declared = all(one.slots(self.key)[1] for one in self.sight.live)
+
+
+class Router:
+    """Ranks upstreams for a call; `policy` is a name of `POLICIES` or `module:Class`."""
+
+    def __init__(self, mode: str, policy: str, digests: str, dice: Random) -> None:
+        self._mode = Routing(mode)
+        self._policy = load(policy, dice)
+        self._digests = Digests(digests)
+        self._dice = dice
+
+    def rank(self, call: Call, fleet: Fleet, now: float) -> Ranking:
+        """Who should take this call at `now` (monotonic), best first."""
+        model, local = call.model, fleet.local
+        key = canonical(model) if model else None
+        if call.mode is not Mode.DISTRIBUTED or call.hop:
+            return _alone(local, key, "hop" if call.hop else "local", now)
+        if model is None or key is None or is_cloud(model) or local.inventory.stub(key):
+            return _alone(local, key, "local", now)
+        sight = look(call, key, fleet, now)
+        if not sight.known:
+            if call.forced is None:
+                return replace(_alone(local, key, "local", now), known=False)
+            # Whoever was named says itself that it does not have the model.
+            sight = Sight(live=list(pool(call, fleet)))
+        mode = _SIDES.get(call.side or "", self._mode)
+        return self._ranked(_Case(call, fleet, sight, mode, key, now))
+
+    def _ranked(self, case: _Case) -> Ranking:
+        ordered, first = self._ordered(case)
+        digest = _reference(case, first)
+        candidates = self._by_digest(case, ordered, digest)
+        equal = [one for one in candidates if not one.conflict]
+        holdable = len(equal) > 1 and all(one.upstream.slots(case.key)[1] for one in equal)
+        if not candidates:
+            candidates = self._by_digest(case, _last_gasp(case), digest)
+        sight = case.sight
+        return Ranking(
+            candidates=tuple(candidates),
+            key=case.key,
+            passed_over=_passed_over(case, candidates),
+            away=away(sight, case.key) if sight.blocked or sight.doubted else (),
+            holdable=holdable,
+            known=sight.known,
+        )
+
+    def _ordered(self, case: _Case) -> tuple[list[Candidate], Upstream | None]:
+        """The live ones, best first; and the first choice, were nobody busy or in doubt."""
+        tiers: dict[Tier, list[Upstream]] = {}
+        for upstream in case.sight.live:
+            tiers.setdefault(_tier(upstream, case.mode), []).append(upstream)
+        placed: list[tuple[tuple[float, ...], Candidate]] = []
+        first: Upstream | None = None
+        left = False
+        for tier in sorted(tiers):
+            many = len(tiers) > 1
+            group: Sequence[Candidate] = [
+                _candidate(case, one, left=left, tiered=many) for one in tiers[tier]
+            ]
+            if len(group) > 1:
+                group = self._policy.rank(case.call, group)
+            first = first or group[0].upstream
+            for one in group:
+                behind = len(group) > 1 and self._starts_slowly(one.upstream, case.now)
+                placed.append(((*_place(case, one, tier, behind=behind), len(placed)), one))
+            left = left or all(one.busy for one in group)
+        placed.sort(key=lambda pair: pair[0])
+        return [candidate for _, candidate in placed], first
+
+    def _starts_slowly(self, upstream: Upstream, now: float) -> bool:
+        """Whether a node that has just come back leaves this call to others of its tier."""
+        warmth = upstream.health.warmth(now)
+        return warmth < 1.0 and self._dice.random() >= warmth
+
+    def _by_digest(
+        self, case: _Case, ordered: list[Candidate], digest: str | None
+    ) -> list[Candidate]:
+        """Those with this digest first; the others marked and last, or not at all."""
+        if digest is None or self._digests is Digests.IGNORE:
+            return ordered
+        equal: list[Candidate] = []
+        other: list[Candidate] = []
+        for one in ordered:
+            theirs = one.upstream.inventory.digest(case.key)
+            (equal if theirs is None or theirs == digest else other).append(one)
+        if not other or self._digests is Digests.REQUIRE or case.call.bound_to_digest:
+            return equal
+        for one in other:
+            reason = one.reason if one.reason in _STRONG else "digest-conflict"
+            equal.append(replace(one, conflict=True, reason=reason))
+        return equal
+
+
+def _alone(local: Upstream, key: str | None, reason: str, now: float) -> Ranking:
+    """The local Ollama answers, whatever its state."""
+    busy, loaded = local.busy(key, now), key is not None and local.inventory.has_loaded(key)
+    return Ranking((Candidate(local, reason, local.score(), busy, loaded),), key)
+
+
+def _tier(upstream: Upstream, mode: Routing) -> Tier:
+    node = upstream.node
+    if mode is Routing.BALANCED:
+        return 0, node.priority
+    return int(node.local is (mode is Routing.REMOTE_FIRST)), node.priority
+
+
+def _candidate(case: _Case, upstream: Upstream, *, left: bool, tiered: bool) -> Candidate:
+    busy = upstream.busy(case.key, case.now)
+    if left and not busy and case.call.forced is None:
+        reason = "busy"
+    else:
+        reason = _reason(case, upstream, tiered=tiered)
+    loaded = upstream.inventory.has_loaded(case.key)
+    return Candidate(upstream, reason, upstream.score(), busy, loaded)
+
+
+def _reason(case: _Case, upstream: Upstream, *, tiered: bool) -> str:
+    """Why it went there, where nobody before it was busy."""
+    if case.call.forced is not None:
+        return "forced"
+    if upstream.node.local:
+        if case.mode is Routing.REMOTE_FIRST and not case.elsewhere:
+            return "model-missing"
+        return "policy" if case.mode is Routing.BALANCED and case.elsewhere else "local"
+    if case.mode is not Routing.REMOTE_FIRST and not case.here:
+        return "model-missing"
+    return "priority" if tiered else "policy"
+
+
+def _place(case: _Case, one: Candidate, tier: Tier, *, behind: bool) -> tuple[float, ...]:
+    """Free ones by tier, then busy ones by their wait, then those in doubt by tier."""
+    if one.upstream in case.sight.doubted:
+        return 2, *tier, 0
+    if one.busy:
+        slots = one.upstream.slots(case.key)[0]
+        return 1, one.score / slots if case.declared else one.upstream.load, *tier
+    return 0, *tier, behind
+
+
+def _reference(case: _Case, first: Upstream | None) -> str | None:
+    """The digest of the first choice; one that is away keeps it, if its tier is nearer."""
+    for upstream in case.sight.blocked:
+        if first is None or _tier(upstream, case.mode) < _tier(first, case.mode):
+            first = upstream
+    return None if first is None else first.inventory.digest(case.key)
+
+
+def _last_gasp(case: _Case) -> list[Candidate]:
+    """All who hold the model are down or left out: the local one, then who failed longest ago."""
+    order = sorted(case.sight.blocked, key=lambda one: (not one.node.local, one.failed_at))
+    reason = "last-gasp" if case.call.forced is None else "forced"
+    return [Candidate(one, reason, one.score(), one.busy(case.key, case.now)) for one in order]
+
+
+def _passed_over(case: _Case, candidates: list[Candidate]) -> str | None:
+    """Why the preferred side does not come first, where that is because it is down."""
+    if not candidates or case.call.forced is not None:
+        return None
+    first, local, blocked = candidates[0].upstream, case.fleet.local, case.sight.blocked
+    if case.mode is Routing.LOCAL_FIRST and first is not local:
+        suspect = local in case.sight.doubted and local.state is NodeState.SUSPECT
+        return "local-unhealthy" if suspect else blocked.get(local)
+    if case.mode is not Routing.REMOTE_FIRST or first is not local:
+        return None
+    for upstream, word in blocked.items():
+        if upstream is not local:
+            return word
+    if any(one.state is NodeState.SUSPECT for one in case.sight.doubted):
+        return "node-down"
+    gone = [one.state is NodeState.DOWN for one in case.fleet.others]
+    return "no-nodes" if gone and all(gone) else None
