@@ -1,0 +1,143 @@
+"""Prober: watches the nodes of the present Fleet, on a timer, and when told to look now.
+
+Owns whom to watch, what is asked of all at once, and what outlives a restart.
+Must not know how a node is asked (`watch.py`), nor who is asked by clients.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from ollama_wrap import tasks
+from ollama_wrap.call import Mode
+from ollama_wrap.cluster.sightings import Sightings
+from ollama_wrap.cluster.watch import Around, Flag, Watch
+from ollama_wrap.nodes.fleet import Fleet, Fleets
+from ollama_wrap.nodes.mode import ModeReason
+from ollama_wrap.nodes.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+#: seconds between two looks at the clocks, and two writes of what was seen where
+LOOK_EVERY = 1.0
+SAVE_EVERY = 5.0
+#: seconds by which wall time may leave monotonic time at once
+JUMP = 5.0
+
+
+class Prober:
+    """Watches nodes.
+
+    `first_round` is set when our own Ollama was asked for the first time,
+    whatever came of it. `woke()` is called when this machine slept, or its clock
+    was set: connections that were idle are worth nothing.
+    """
+
+    def __init__(
+        self, fleets: Fleets, around: Around, sightings: Sightings, woke: Callable[[], None]
+    ) -> None:
+        self._fleets = fleets
+        self._around = around
+        self._clock = around.clock
+        self._sightings = sightings
+        self._woke = woke
+        self._fleet: Fleet | None = None
+        self._watches: dict[str, Watch] = {}
+        self._loops: list[asyncio.Task[None]] = []
+        self.first_round = asyncio.Event()
+
+    async def start(self) -> None:
+        """Watch from now on; what earlier runs saw is there when this returns."""
+        await self._sightings.load(self._clock.now())
+        self._loops = [
+            tasks.start(self._save(), "sightings"),
+            tasks.start(self._notice_jumps(), "clock jumps"),
+        ]
+        self._fleets.changed.subscribe(self._follow)
+        self._follow()
+
+    async def stop(self) -> None:
+        """Ask no more, and write down what was seen."""
+        self._fleets.changed.unsubscribe(self._follow)
+        await tasks.stop(*self._loops)
+        for watch in self._watches.values():
+            await watch.stop()
+        await self._sightings.save()
+
+    def refresh(self, node_id: str, *, models: bool = False) -> None:
+        """Ask the node now; `models`: what it has may have changed."""
+        if (watch := self._watches.get(node_id)) is not None:
+            watch.hasten()
+            if models:
+                watch.reread()
+
+    def suspect(self, node_id: str) -> None:
+        """A call failed there: it is in doubt until it has answered a probe, which begins now."""
+        if (watch := self._watches.get(node_id)) is not None:
+            watch.doubt()
+
+    async def probe(self, node_id: str) -> None:
+        """Ask the node now, and come back when its health says what came of it."""
+        if (watch := self._watches.get(node_id)) is not None:
+            await watch.probed()
+
+    def flags(self, node_id: str) -> frozenset[Flag]:
+        """What is odd about a node and changes nothing of its state."""
+        watch = self._watches.get(node_id)
+        return frozenset(watch.flags if watch is not None else ())
+
+    def _follow(self) -> None:
+        fleet = self._fleets.current
+        if fleet is self._fleet:
+            return
+        self._fleet = fleet
+        asked = {one.node.id: one for one in _asked(fleet)}
+        for node_id, watch in list(self._watches.items()):
+            if asked.get(node_id) is not watch.upstream:
+                del self._watches[node_id]
+                tasks.start(watch.stop(), f"leave {node_id}")
+        for node_id, upstream in asked.items():
+            if node_id not in self._watches:
+                self._recall(upstream)
+                watch = self._watches[node_id] = Watch(upstream, self._around, self._sightings)
+                if upstream is fleet.local:
+                    watch.first = self.first_round
+                watch.start()
+
+    def _recall(self, upstream: Upstream) -> None:
+        known = self._sightings.of(upstream.node.id)
+        if known is None or upstream.inventory.known:
+            return
+        upstream.inventory = replace(upstream.inventory, seen=known.models)
+        if upstream.health.last_seen_wall is None:
+            upstream.health = replace(upstream.health, last_seen_wall=known.answered)
+
+    async def _notice_jumps(self) -> None:
+        ahead = self._clock.now() - self._clock.monotonic()
+        while True:
+            await self._clock.sleep(LOOK_EVERY)
+            before, ahead = ahead, self._clock.now() - self._clock.monotonic()
+            if abs(ahead - before) > JUMP:
+                log.warning("the clock jumped by %.0f s: all nodes are asked anew", ahead - before)
+                self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._woke()
+        for watch in self._watches.values():
+            if watch.upstream.node.local:
+                watch.hasten()
+            else:
+                watch.doubt()
+            watch.reread()
+
+    async def _save(self) -> None:
+        while True:
+            await self._clock.sleep(SAVE_EVERY)
+            await self._sightings.save()
+
+
+def _asked(fleet: Fleet) -> tuple[Upstream, ...]:
+    """Others are asked while they are used, and while we wait for one of them to come back."""
+    waiting = fleet.reason == ModeReason.NO_NODE_ANSWERS
+    return fleet.upstreams if waiting or fleet.mode is Mode.DISTRIBUTED else (fleet.local,)
