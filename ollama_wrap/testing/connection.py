@@ -27,7 +27,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.number = 0
         self.client_left = False
-        """True once the client has closed its side or the connection is gone."""
+        """True once the client has closed its side or broken the connection."""
+        self._ended = False
         self._serve = serve
         self._lost = lost
         self._buffer = bytearray()
@@ -114,11 +115,13 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End the connection in order, with what was written."""
+        self._ended = True
         if self._transport is not None:
             self._transport.close()
 
     def reset(self) -> None:
         """End the connection with an RST."""
+        self._ended = True
         if self._transport is None or self._transport.is_closing():
             return
         sock = self._transport.get_extra_info("socket")
@@ -126,7 +129,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     async def _more(self) -> None:
-        if self.client_left:
+        if self.client_left or self._ended:
             raise GoneError
         if self._transport is not None and not self._transport.is_reading():
             self._transport.resume_reading()
@@ -139,7 +142,7 @@ class Connection(asyncio.Protocol):
         return taken
 
     def _leave(self) -> None:
-        self.client_left = True
+        self.client_left = self.client_left or not self._ended
         self._came.set()
         if self._watching and self.task is not None:
             self.task.cancel()
