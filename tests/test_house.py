@@ -95,7 +95,9 @@ def sources(folder: Path = PACKAGE) -> tuple[Source, ...]:
     found = []
     for path in sorted(folder.rglob("*.py")):
         text = path.read_text("utf-8")
-        found.append(Source(path.relative_to(folder).as_posix(), text, ast.parse(text)))
+        found.append(
+            Source(path.relative_to(folder).as_posix(), text, ast.parse(text, path.as_posix()))
+        )
     return tuple(found)
 
 
