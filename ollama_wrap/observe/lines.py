@@ -145,6 +145,7 @@ def _spaced(fields: Mapping[str, object]) -> Iterator[str]:
 
 def _fill(head: str, pairs: Iterable[str], tail: str) -> str:
     parts, room = [head], LINE - len(head) - len(tail)
+    # A field that does not fit is left out, never cut: half an escape would break the line.
     for pair in pairs:
         if len(pair) <= room:
             parts.append(pair)

@@ -75,6 +75,7 @@ class Output:
             self._loop = None
             gathered, self._lines, self._size = self._lines, [], 0
             if gathered:
+                # Nobody is left to be told, and no request may fail for want of its line.
                 with contextlib.suppress(OSError, ValueError, AttributeError):
                     self.stream.write("".join(gathered))
                     self.stream.flush()
@@ -158,6 +159,7 @@ def configure(level: str, fmt: str) -> None:
     _output.format = lines.FORMATS[fmt]
     _output.level = LEVELS[level]
     root = logging.getLogger()
+    # Handlers of an embedding program, and those of pytest, stay.
     for old in [h for h in root.handlers if type(h) in {logging.StreamHandler, Bridge}]:
         root.removeHandler(old)
     root.addHandler(Bridge())

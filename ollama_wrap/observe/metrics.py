@@ -140,6 +140,7 @@ class Metrics(Collector):
             model = self._label(e.model or "")
         key: tuple[str, str, str, int | str] = (e.node or "", kind.value, model, e.status)
         if key not in self._requests and len(self._requests) >= REQUESTS:
+            # Still counted, so that the sum over all series stays true.
             key = (OTHER, OTHER, OTHER, OTHER)
         self._requests[key] = self._requests.get(key, 0) + 1
         self._duration += e.duration
@@ -211,6 +212,7 @@ class Metrics(Collector):
 
     def _answered(self, e: Ended) -> None:
         self._latency.add(e.duration)
+        # An answer that came in one piece says nothing about its tokens.
         if e.streamed and e.first_byte is not None:
             self._first_token.add(e.first_byte)
             if (per_token := e.per_token) is not None:

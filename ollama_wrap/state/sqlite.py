@@ -164,6 +164,7 @@ def _connect(path: Path, clock: Clock) -> sqlite3.Connection:
     # Made first, so that SQLite never creates it, nor the files beside it, with the umask's mode.
     path.touch(0o600)
     path.chmod(0o600)
+    # Each statement is its own transaction; the one thread keeps a read and its write together.
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         _prepare(db)
@@ -186,6 +187,7 @@ def _prepare(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise _Unusable("broken", "is broken")
     db.execute("PRAGMA journal_mode = WAL")
+    # In WAL mode anything less may lose the last changes when the power goes.
     db.execute("PRAGMA synchronous = FULL")
     db.execute(
         "CREATE TABLE IF NOT EXISTS entries"

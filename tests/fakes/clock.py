@@ -6,6 +6,7 @@ ten; `jump` moves wall time alone, as a suspend or a step of NTP does.
 """
 
 import asyncio
+import time
 
 #: turns of the loop that the longest chain of callbacks between two sleeps may need
 TURNS = 50
@@ -22,6 +23,9 @@ class FakeClock:
 
     def monotonic(self) -> float:
         return self._time
+
+    def local_time(self, wall: float) -> str:
+        return time.strftime("%H:%M", time.gmtime(wall))
 
     async def sleep(self, seconds: float) -> None:
         wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -115,6 +115,14 @@ def test_latencies_are_those_of_inference_that_succeeded(metrics: Metrics) -> No
     assert numbers["generation_tokens_total", ()] == 0
 
 
+def test_answer_of_one_token_has_no_time_between_tokens(metrics: Metrics) -> None:
+    metrics.ended(ended(tokens=1), Kind.INFER)
+
+    numbers = scraped(metrics)
+    assert numbers["time_to_first_token_seconds_count", ()] == 1
+    assert numbers["time_per_output_token_seconds_count", ()] == 0
+
+
 def test_gauges_go_up_and_down(metrics: Metrics) -> None:
     for change in (1, 1, -1):
         metrics.running(change)
