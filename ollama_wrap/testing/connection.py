@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
             self.pause()
 
     def eof_received(self) -> bool:
+        # Go takes a half-closed client for one that has left; so does the fake.
         self._leave()
         return True
 

@@ -117,6 +117,7 @@ async def blob_post(daemon: Daemon, request: Request) -> Reply:
     got = f"sha256:{seen.hexdigest()}"
     if request.entry is not None:
         request.entry.body_size, request.entry.body_sha256 = size, seen.hexdigest()
+    # Stock keeps a blob under its true digest even if another one was announced.
     daemon.store.blobs[got] = size
     if got != digest:
         raise Refused(400, f'digest mismatch, expected "{digest}", got "{got}"')

@@ -57,6 +57,7 @@ async def generate(daemon: Daemon, request: Request) -> Reply:
     if not prompt and not body.get("images"):
         return await _load(daemon, wish, item)
     _capable(model, asked, body, "generate")
+    # A raw prompt leaves no context to go on from.
     context = None if body.get("raw") else prompt
     return await _answered(daemon, request, wish, (body, item, context))
 

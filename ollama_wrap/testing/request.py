@@ -148,6 +148,7 @@ def _frame(request: Request) -> None:
     coding = [value for name, value in request.headers if name.lower() == "transfer-encoding"]
     lengths = {value for name, value in request.headers if name.lower() == "content-length"}
     if coding:
+        # Beside a coding Go ignores a length.
         if [value.lower() for value in coding] != ["chunked"]:
             raise UnreadableError("501 Not Implemented", "Unsupported transfer encoding")
         request.length = -1

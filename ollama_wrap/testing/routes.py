@@ -79,6 +79,7 @@ async def answer(daemon: Daemon, request: Request) -> Reply:
     if request.path == "*":
         return Reply(200)
     route = find(request.method, request.path)
+    # Redirects are made before any middleware runs: no CORS, no Host check.
     away = _redirect(request, known=route is not None)
     if away is not None:
         return away

@@ -113,6 +113,7 @@ class Scheduler:
         return runner if runner is not None and runner.options == wish.options else None
 
     async def _queued(self, wish: Wish) -> Runner:
+        # The one that loads has left the queue; only those behind it fill it.
         if self._loading.locked() and self._waiting >= self.limits.max_queue:
             raise Refused(BUSY.status, BUSY.text)
         self._waiting += 1
@@ -121,6 +122,7 @@ class Scheduler:
             async with self._loading:
                 self._waiting -= 1
                 waits = False
+                # Whoever loaded meanwhile may have loaded just this one.
                 ready = None if wish.failure is not None else self._ready(wish)
                 return ready or await self._load(wish)
         finally:

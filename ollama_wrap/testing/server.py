@@ -183,6 +183,7 @@ class FakeOllama:
             _keep(request, entry)
         request.model = entry.model = _model_of(request)
         request.rule = self.script.match(request.method, request.path, request.model)
+        # Only with the body read does Go look for a client that leaves.
         if not request.length:
             request.connection.watch(on=True)
 
@@ -198,6 +199,7 @@ class FakeOllama:
             reply = Reply(rule.status, headers, rule.body.encode())
         else:
             reply = await answer(self.daemon, request)
+        # Go reads a little of an unwanted body before it writes the head.
         early = await _left_unread(request)
         tampered = _tampered(rule)
         stays = request.keeps_alive and not early and not tampered
