@@ -10,13 +10,10 @@ from dataclasses import dataclass, field
 from ollama_wrap.call import Call
 from ollama_wrap.nodes.fleet import Fleet
 from ollama_wrap.nodes.health import NodeState
-from ollama_wrap.nodes.node import NodeKind
 from ollama_wrap.nodes.upstream import Upstream
 
 #: words of X-Ollama-Fallback-Reason that say: it does not answer
 AWAY = frozenset({"node-down", "local-unhealthy"})
-
-_DOUBTED = frozenset({NodeState.SUSPECT, NodeState.JOINING})
 
 
 @dataclass(slots=True)
@@ -43,30 +40,22 @@ def look(call: Call, key: str, fleet: Fleet, now: float) -> Sight:
         # Until the local Ollama has listed its models it may have any.
         if not held and (inventory.known or not upstream.node.local):
             continue
-        if upstream.lacking and call.operation in upstream.lacking:
-            continue
-        if upstream.accepts(key):
+        if upstream.routable and call.operation not in upstream.lacking and upstream.accepts(key):
             _place(upstream, key, fleet, sight, now)
             sight.known = sight.known or held
     return sight
 
 
 def pool(call: Call, fleet: Fleet) -> Sequence[Upstream]:
-    """Who may be looked at: where a force header says so, that side without what is down."""
+    """Who may be looked at: all, or the side that a force header names without what is down."""
     if call.forced is None:
-        return [one for one in fleet.upstreams if routable(one)]
+        return fleet.upstreams
     if call.forced == "remote":
         named: Sequence[Upstream] = fleet.others
     else:
         found = fleet.find(call.forced)
         named = () if found is None else (found,)
-    return [one for one in named if routable(one) and one.state is not NodeState.DOWN]
-
-
-def routable(upstream: Upstream) -> bool:
-    """Whether it is of a kind, and of a version, that calls may go to."""
-    kind = upstream.node.kind is NodeKind.OLLAMA
-    return kind and upstream.state is not NodeState.INCOMPATIBLE
+    return [one for one in named if one.routable and one.state is not NodeState.DOWN]
 
 
 def away(sight: Sight, key: str) -> tuple[tuple[str, float], ...]:
@@ -82,13 +71,14 @@ def away(sight: Sight, key: str) -> tuple[tuple[str, float], ...]:
 
 def _place(upstream: Upstream, key: str, fleet: Fleet, sight: Sight, now: float) -> None:
     word = upstream.obstacle(now)
-    cooling = upstream.cooling(key, now)
-    spared = word == "circuit-open" and not upstream.node.local and upstream in fleet.spared(now)
-    if cooling:
+    if upstream.cooling(key, now):
         sight.blocked[upstream] = word or "circuit-open"
-    elif word is not None and not spared:
-        sight.blocked[upstream] = word
-    else:
+    elif word is None:
         sight.live.append(upstream)
-        if spared or upstream.state in _DOUBTED:
+        if upstream.doubted:
             sight.doubted.append(upstream)
+    elif word == "circuit-open" and not upstream.node.local and upstream in fleet.spared(now):
+        sight.live.append(upstream)
+        sight.doubted.append(upstream)
+    else:
+        sight.blocked[upstream] = word

@@ -116,6 +116,9 @@ class Router:
         return self._ranked(_Case(call, fleet, sight, mode, key, now))
 
     def _ranked(self, case: _Case) -> Ranking:
+        sight = case.sight
+        if len(sight.live) == 1 and not sight.blocked:
+            return _single(case)
         ordered, first = self._ordered(case)
         digest = _reference(case, first)
         candidates = self._by_digest(case, ordered, digest)
@@ -123,7 +126,6 @@ class Router:
         holdable = len(equal) > 1 and all(one.upstream.slots(case.key)[1] for one in equal)
         if not candidates:
             candidates = self._by_digest(case, _last_gasp(case), digest)
-        sight = case.sight
         return Ranking(
             candidates=tuple(candidates),
             key=case.key,
@@ -138,28 +140,42 @@ class Router:
         tiers: dict[Tier, list[Upstream]] = {}
         for upstream in case.sight.live:
             tiers.setdefault(_tier(upstream, case.mode), []).append(upstream)
-        placed: list[tuple[tuple[float, ...], Candidate]] = []
+        free: list[Candidate] = []
+        busy: list[Candidate] = []
+        doubted: list[Candidate] = []
         first: Upstream | None = None
         left = False
         for tier in sorted(tiers):
-            many = len(tiers) > 1
-            group: Sequence[Candidate] = [
-                _candidate(case, one, left=left, tiered=many) for one in tiers[tier]
-            ]
-            if len(group) > 1:
-                group = self._policy.rank(case.call, group)
+            group = self._group(case, tiers[tier], left=left, tiered=len(tiers) > 1)
             first = first or group[0].upstream
-            for one in group:
-                behind = len(group) > 1 and self._starts_slowly(one.upstream, case.now)
-                placed.append(((*_place(case, one, tier, behind=behind), len(placed)), one))
             left = left or all(one.busy for one in group)
-        placed.sort(key=lambda pair: pair[0])
-        return [candidate for _, candidate in placed], first
+            for one in group:
+                if one.upstream in case.sight.doubted:
+                    doubted.append(one)
+                else:
+                    (busy if one.busy else free).append(one)
+        if len(busy) > 1:
+            busy.sort(key=lambda one: _wait(case, one))
+        return free + busy + doubted, first
+
+    def _group(
+        self, case: _Case, tier: list[Upstream], *, left: bool, tiered: bool
+    ) -> Sequence[Candidate]:
+        """The candidates of one tier in the policy's order; who starts slowly is last."""
+        group: Sequence[Candidate] = [
+            _candidate(case, one, left=left, tiered=tiered) for one in tier
+        ]
+        if len(group) == 1:
+            return group
+        group = self._policy.rank(case.call, group)
+        slow = [one for one in group if self._starts_slowly(one.upstream, case.now)]
+        return [one for one in group if one not in slow] + slow if slow else group
 
     def _starts_slowly(self, upstream: Upstream, now: float) -> bool:
         """Whether a node that has just come back leaves this call to others of its tier."""
-        warmth = upstream.health.warmth(now)
-        return warmth < 1.0 and self._dice.random() >= warmth
+        if upstream.state is not NodeState.WARMING:
+            return False
+        return self._dice.random() >= upstream.health.warmth(now)
 
     def _by_digest(
         self, case: _Case, ordered: list[Candidate], digest: str | None
@@ -184,6 +200,18 @@ def _alone(local: Upstream, key: str | None, reason: str, now: float) -> Ranking
     """The local Ollama answers, whatever its state."""
     busy, loaded = local.busy(key, now), key is not None and local.inventory.has_loaded(key)
     return Ranking((Candidate(local, reason, local.score(), busy, loaded),), key)
+
+
+def _single(case: _Case) -> Ranking:
+    """Nobody else has the model: there is nothing to order."""
+    candidates = [_candidate(case, case.sight.live[0], left=False, tiered=False)]
+    return Ranking(
+        candidates=tuple(candidates),
+        key=case.key,
+        passed_over=_passed_over(case, candidates),
+        away=away(case.sight, case.key) if case.sight.doubted else (),
+        known=case.sight.known,
+    )
 
 
 def _tier(upstream: Upstream, mode: Routing) -> Tier:
@@ -216,14 +244,10 @@ def _reason(case: _Case, upstream: Upstream, *, tiered: bool) -> str:
     return "priority" if tiered else "policy"
 
 
-def _place(case: _Case, one: Candidate, tier: Tier, *, behind: bool) -> tuple[float, ...]:
-    """Free ones by tier, then busy ones by their wait, then those in doubt by tier."""
-    if one.upstream in case.sight.doubted:
-        return 2, *tier, 0
-    if one.busy:
-        slots = one.upstream.slots(case.key)[0]
-        return 1, one.score / slots if case.declared else one.upstream.load, *tier
-    return 0, *tier, behind
+def _wait(case: _Case, one: Candidate) -> float:
+    """What orders busy ones: expected wait, or calls there where slots are only guessed."""
+    upstream = one.upstream
+    return one.score / upstream.slots(case.key)[0] if case.declared else upstream.load
 
 
 def _reference(case: _Case, first: Upstream | None) -> str | None:
