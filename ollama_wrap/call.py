@@ -5,6 +5,7 @@ another model means another Call. It holds plain values and ids, no types of
 upper rooms.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -61,6 +62,8 @@ class Call:
     target: bytes
     path: str
     headers: list[Header]
+    #: the same by lower-case name, the first value where a name repeats
+    fields: Mapping[bytes, bytes] = field(default_factory=dict)
     client: str = ""
     http11: bool = True
     started: float = 0.0
@@ -71,6 +74,10 @@ class Call:
     dialect: str = "ollama"
     operation: str = ""
     model: str | None = None
+    #: every other model name in the body: `from`, `source`, `destination`
+    sources: tuple[str, ...] = ()
+    #: came as `/ollama/…`: `target` and `path` are what follows
+    prefixed: bool = False
     stream: bool = False
     #: the request may be sent to another node, or again, until its first byte
     repeatable: bool = False
@@ -83,6 +90,8 @@ class Call:
     #: asks to unload the model (`keep_alive` 0 with nothing to do)
     unload: bool = False
     loopback: bool = False
+    #: on our own routes: from loopback or a private address, no unknown proxy between
+    near: bool = False
     caller: str = ""
     #: CORS headers for answers that are not the local Ollama's own
     cors: list[Header] = field(default_factory=list)

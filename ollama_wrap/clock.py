@@ -18,6 +18,9 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Seconds that never run backwards."""
 
+    def local_time(self, wall: float) -> str:
+        """`HH:MM` of a wall time, in this machine's zone, for people to read."""
+
     async def sleep(self, seconds: float) -> None:
         """Come back after `seconds`."""
 
@@ -29,3 +32,7 @@ class SystemClock:
     now = staticmethod(time.time)
     monotonic = staticmethod(time.monotonic)
     sleep = staticmethod(asyncio.sleep)
+
+    def local_time(self, wall: float) -> str:
+        """See `Clock.local_time`."""
+        return time.strftime("%H:%M", time.localtime(wall))

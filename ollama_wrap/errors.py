@@ -118,6 +118,8 @@ class AttemptsFailed(Unavailable):
     def __init__(self, text: str, attempts: Sequence[tuple[str, str]], *, status: int = 503) -> None:
         super().__init__(text, status=status)
         self.attempts = tuple(attempts)
+        #: the Reply of a node that did answer, though it is no success
+        self.answer: object | None = None
 
 
 class Overloaded(Unavailable):

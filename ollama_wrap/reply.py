@@ -42,6 +42,8 @@ class Origin:
     """Who made an answer and why they were asked; what the X-Ollama-* headers say."""
 
     node: str | None = None
+    #: the node is this host's own Ollama: what it says passes as it came
+    local: bool = False
     reason: str | None = None
     fallback: str | None = None
     attempts: tuple[tuple[str, str], ...] = ()
@@ -52,17 +54,12 @@ class Origin:
 
 @dataclass(slots=True)
 class Reply:
-    """One answer: raw headers in the node's order and case, and its body.
-
-    `chunked`: the node framed the body in chunks; False with neither that nor a
-    Content-Length among `headers` means that it ended with the connection.
-    """
+    """One answer: raw headers in the node's order and case, framing ones too, and its body."""
 
     status: int
     headers: list[Header]
     body: bytes | Source = b""
     phrase: bytes = b""
-    chunked: bool = False
     origin: Origin = field(default_factory=Origin)
 
     def close(self) -> None:

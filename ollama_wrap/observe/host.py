@@ -24,6 +24,8 @@ class Host:
     """Names and addresses of this machine, as they were at the last `refresh`."""
 
     names: frozenset[str] = frozenset()
+    #: the name as the system says it, lower case
+    name: str = ""
     #: IPv4 and IPv6 in their shortest spelling, without a scope
     addresses: frozenset[str] = frozenset()
 
@@ -40,6 +42,7 @@ class Host:
         """Ask the system again; what it does not tell stays as it was."""
         with suppress(OSError):
             full = self._hostname().lower().rstrip(".")
+            self.name = full
             short = full.partition(".")[0]
             self.names = frozenset({full, short, f"{short}.local"}) if short else frozenset()
         with suppress(OSError):

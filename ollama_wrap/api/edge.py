@@ -1,0 +1,339 @@
+"""Exchange → Call, Reply → Exchange: one line for every way in.
+
+Fills the Call step by step (door, body, reading, rights), has it answered, and
+writes the answer. Ends the Call of a client that leaves. Paths of our own are
+not taken: they go to Starlette, past the same door.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ollama_wrap import dialects, tasks
+from ollama_wrap.api import errors
+from ollama_wrap.api.guards import ASK, Door, Refusal
+from ollama_wrap.call import Call, Kind, Mode, Priority
+from ollama_wrap.clock import Clock
+from ollama_wrap.dialects import DIALECTS, Ending
+from ollama_wrap.errors import BadCall, CallerError, StreamBroken, UpstreamError, WrapError
+from ollama_wrap.nodes.fleet import Fleets
+from ollama_wrap.observe import log
+from ollama_wrap.proxy import headers
+from ollama_wrap.proxy.pipeline import Pipeline
+from ollama_wrap.proxy.running import Open
+from ollama_wrap.reply import Reply
+from ollama_wrap.wire.base import Exchange, Framing
+from ollama_wrap.wire.relay import Relay
+
+_PHRASES = {
+    200: b"OK",
+    400: b"Bad Request",
+    401: b"Unauthorized",
+    403: b"Forbidden",
+    404: b"Not Found",
+    409: b"Conflict",
+    429: b"Too Many Requests",
+    499: b"Client Closed Request",
+    500: b"Internal Server Error",
+    502: b"Bad Gateway",
+    503: b"Service Unavailable",
+    504: b"Gateway Timeout",
+    508: b"Loop Detected",
+}
+_SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
+_CLEAN = re.compile(r"/(?:[A-Za-z0-9._~:@-]+/?)*\Z")
+_DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
+_PREFIX = "/ollama"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the edge is told of the program: its id, its own paths, who may do what."""
+
+    node_id: str
+    #: exact paths of ours, and prefixes that end in a slash
+    paths: frozenset[str]
+    prefixes: tuple[str, ...]
+    rights: Callable[[Call], None]
+    #: told of a request that carries the start-up nonce: our upstream is ourselves
+    nonce: bytes
+
+
+class Edge:
+    """Takes exchanges; see the module."""
+
+    def __init__(
+        self, door: Door, pipeline: Pipeline, fleets: Fleets, facts: Facts, clock: Clock
+    ) -> None:
+        self._door = door
+        self._pipeline = pipeline
+        self._fleets = fleets
+        self._facts = facts
+        self._clock = clock
+        self._ids = (f"{secrets.token_hex(4)}-{count}" for count in itertools.count(1))
+
+    def ours(self, path: str) -> bool:
+        """Whether a path (without query) is one of our own; one that is not clean never is."""
+        if path in self._facts.paths:
+            return True
+        if not path.startswith(self._facts.prefixes):
+            return False
+        if path.startswith("/api/distributed/models/"):
+            return _DOTS.search(path) is None
+        return _CLEAN.match(path) is not None and _DOTS.search(path) is None
+
+    def take(self, exchange: Exchange) -> bool:
+        """Answer an exchange; False: it is for one of our own routes."""
+        path = exchange.target.partition(b"?")[0].decode("latin-1")
+        if self.ours(path):
+            return False
+        task = tasks.start(self._serve(exchange, path), "call")
+        exchange.gone = task.cancel
+        return True
+
+    async def _serve(self, exchange: Exchange, path: str) -> None:
+        call = self._open(exchange, path)
+        one = self._pipeline.open(call, asyncio.current_task())
+        ending: Ending | None = None
+        try:
+            ending = await self._answer(exchange, call, one)
+        except asyncio.CancelledError:
+            self._ended_early(exchange, call, one)
+        except StreamBroken as error:
+            one.status, one.error = one.status or 499, error.text
+            exchange.cut()
+        except WrapError as error:
+            self._refuse(exchange, call, one, error)
+        except Exception as error:
+            log.get(__name__).exception("a request failed in our own code", request_id=call.id)
+            self._refuse(exchange, call, one, WrapError(f"internal error: {error}"))
+        finally:
+            self._pipeline.close(one, ending)
+
+    # in
+
+    def _open(self, exchange: Exchange, path: str) -> Call:
+        fields = exchange.fields
+        target = exchange.target
+        if path.startswith(_PREFIX) and (len(path) == 7 or path[7] == "/"):
+            path, target = path[7:] or "/", target[7:]
+            target = target if target[:1] == b"/" else b"/" + target
+        sent_id = fields.get(b"x-request-id")
+        call = Call(
+            id=sent_id.decode() if sent_id and _SANE_ID.match(sent_id) else next(self._ids),
+            method=exchange.method,
+            target=target,
+            path=path,
+            headers=exchange.headers,
+            fields=fields,
+            client=exchange.client,
+            http11=exchange.http11,
+            started=self._clock.monotonic(),
+            mode=self._fleets.current.mode,
+        )
+        route = dialects.route(call.method, path)
+        call.kind, call.operation, call.dialect = route.kind, route.operation, route.dialect
+        call.repeatable, call.model = route.repeatable, route.model
+        call.has_body = exchange.has_body
+        call.prefixed = target is not exchange.target
+        call.hop = b"x-ollama-hop" in fields
+        return call
+
+    async def _answer(self, exchange: Exchange, call: Call, one: Open) -> Ending | None:
+        refusal = self._door.stock(call, exchange.listener)
+        if refusal is ASK:
+            refusal = await self._door.origin(call, exchange.listener)
+        if refusal is not None:
+            self._write(exchange, one, refusal.status, list(refusal.headers), refusal.body)
+            return None
+        _wishes(call, call.fields)
+        await self._read(exchange, call)
+        self._facts.rights(call)
+        if call.deadline is None:
+            reply = await self._pipeline.answer(one)
+        else:
+            reply = await self._in_time(one, call.deadline)
+        return await self._send(exchange, call, one, reply)
+
+    async def _in_time(self, one: Open, deadline: float) -> Reply:
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                return await self._pipeline.answer(one)
+        except TimeoutError:
+            msg = "the deadline of this request passed before a node answered"
+            raise WrapError(msg, status=504, code="TIMEOUT") from None
+
+    async def _read(self, exchange: Exchange, call: Call) -> None:
+        """Find the model; keep the body where it can be sent again."""
+        if not call.has_body:
+            call.body = b""
+        elif call.operation == "blob" and call.method == "POST":
+            call.body, call.rest = None, exchange
+        else:
+            body = await exchange.whole(self._pipeline.budget.body_limit())
+            call.body = body
+            if body is None:
+                call.rest, call.repeatable = exchange, False
+                if call.kind is not Kind.OTHER:
+                    call.kind = Kind.ONCE  # the model lies behind the limit, or cannot be repeated
+                return
+            self._pipeline.budget.kept += len(body)
+        route = dialects.route(call.method, call.path)
+        if route.reads_body and call.body is not None:
+            self._understand(call, route, call.body)
+        if call.targets and call.operation in {"pull", "push", "delete"}:
+            call.kind = Kind.SPREAD
+
+    def _understand(self, call: Call, route: dialects.Route, body: bytes) -> None:
+        reading = dialects.read(route, body, call.headers)
+        if reading is None:
+            call.kind = Kind.OTHER  # stock says itself what is wrong with it
+            return
+        call.model, call.stream, call.kind = reading.model, reading.stream, reading.kind
+        call.repeatable = reading.repeatable
+        call.bound_to_digest, call.unload = reading.bound_to_digest, reading.unload
+        call.sources = reading.sources
+
+    # out
+
+    async def _send(self, exchange: Exchange, call: Call, one: Open, reply: Reply) -> Ending | None:
+        origin = reply.origin
+        bare = call.method == "HEAD"
+        fields, framing = headers.reply(reply.status, reply.headers, bare=bare, local=origin.local)
+        if call.prefixed:
+            fields = headers.prefixed(fields, _PREFIX.encode())
+        if not (origin.local and call.keep_host):
+            fields += call.cors
+        fields += headers.ours(call, origin, self._standalone())
+        one.status = reply.status
+        if isinstance(reply.body, bytes):
+            self._whole(exchange, one, reply, fields)
+            return None
+        exchange.begin(reply.status, reply.phrase, fields, framing)
+        relay = Relay(exchange, reply.body, one.tap.feed)
+        relay.start()
+        error = await relay.done
+        ending = self._pipeline.judge(one) if error is None else None
+        return self._finish(exchange, call, one, error, ending)
+
+    def _finish(
+        self,
+        exchange: Exchange,
+        call: Call,
+        one: Open,
+        error: UpstreamError | None,
+        ending: Ending | None,
+    ) -> Ending | None:
+        if error is not None:
+            one.error = error.text
+            word = "reset" if isinstance(error, StreamBroken) else "bad-response"
+            self._break(exchange, call, one, word)
+        elif ending is not None and ending.failed and call.dialect != "ollama":
+            # Stock's compatible routes hide a failed engine behind an empty chunk.
+            one.error = "the engine failed in mid-stream"
+            if call.mode is Mode.DISTRIBUTED:
+                self._break(exchange, call, one, "bad-response")
+            else:
+                exchange.end()
+        else:
+            exchange.end()
+        return ending
+
+    def _break(self, exchange: Exchange, call: Call, one: Open, word: str) -> None:
+        """End a broken answer so that nobody takes it for whole."""
+        if call.mode is Mode.DISTRIBUTED and _may_mark(one.reply):
+            marker = DIALECTS[call.dialect].marker(word, call.id, one.tap.tail())
+            exchange.feed([marker])
+        exchange.cut()
+
+    def _whole(
+        self, exchange: Exchange, one: Open, reply: Reply, fields: list[headers.Header]
+    ) -> None:
+        body = reply.body if isinstance(reply.body, bytes) else b""
+        self._write(exchange, one, reply.status, fields, body)
+
+    def _write(
+        self,
+        exchange: Exchange,
+        one: Open,
+        status: int,
+        fields: list[headers.Header],
+        body: bytes,
+    ) -> None:
+        one.status = status
+        fields = [*fields, (b"Content-Length", b"%d" % len(body))]
+        bare = one.call.method == "HEAD" or not body
+        framing = Framing.NONE if bare else Framing.LENGTH
+        exchange.begin(status, _PHRASES.get(status, b""), fields, framing)
+        if not bare:
+            one.tap.feed([body])
+            exchange.feed([body])
+        exchange.end()
+
+    def _refuse(self, exchange: Exchange, call: Call, one: Open, error: WrapError) -> None:
+        one.error = error.text
+        one.attempts = getattr(error, "attempts", ())
+        if exchange.started:
+            self._break(exchange, call, one, "bad-response")
+            return
+        status, fields, body = errors.render(error, call)
+        origin = one.reply.origin if one.reply is not None else headers.Origin()
+        self._write(
+            exchange, one, status, fields + headers.ours(call, origin, self._standalone()), body
+        )
+
+    def _ended_early(self, exchange: Exchange, call: Call, one: Open) -> None:
+        if exchange.over:
+            one.status, one.error = 499, "the client left"
+            return
+        # Ended by an operator or by shutdown, not by the client.
+        one.error = "ended by an operator" if one.ended_by_operator else "shut down"
+        if exchange.started:
+            self._break(exchange, call, one, "reset")
+        else:
+            self._refuse(exchange, call, one, WrapError(one.error, status=503))
+
+    def _standalone(self) -> str | None:
+        fleet = self._fleets.current
+        return fleet.reason if fleet.mode is Mode.STANDALONE else None
+
+
+def _wishes(call: Call, fields: "headers.Mapping[bytes, bytes]") -> None:
+    """What the client says to us, in headers that no node sees."""
+    if (value := fields.get(b"x-ollama-target-nodes")) is not None:
+        call.targets = tuple(
+            name for part in value.decode("latin-1").split(",") if (name := part.strip())
+        )
+    if fields.get(b"x-ollama-force-local", b"").lower() == b"true":
+        call.forced = "local"
+    elif (value := fields.get(b"x-ollama-force-distributed")) is not None:
+        name = value.decode("latin-1").strip()
+        call.forced = "remote" if name.lower() == "true" else name or None
+    side = fields.get(b"x-ollama-route", b"").decode("latin-1").lower()
+    call.side = side if side in {"local", "remote"} else None
+    call.dry_run = fields.get(b"x-dry-run", b"").lower() == b"true"
+    call.no_store = b"no-store" in fields.get(b"cache-control", b"").lower()
+    priority = fields.get(b"x-ollama-priority", b"").decode("latin-1").lower()
+    if priority == "low":
+        call.priority = Priority.LOW
+    with contextlib.suppress(ValueError):
+        if (value := fields.get(b"x-ollama-timeout-ms")) is not None:
+            call.deadline = call.started + max(0, int(value)) / 1000
+
+
+def _may_mark(reply: Reply | None) -> bool:
+    """Only streams can carry a word of ours: no length, no coding, lines of a known form."""
+    if reply is None:
+        return False
+    streamed = False
+    for name, value in reply.headers:
+        lower = name.lower()
+        if lower in {b"content-length", b"content-encoding"}:
+            return False
+        if lower == b"content-type":
+            streamed = value.startswith((b"application/x-ndjson", b"text/event-stream"))
+    return streamed

@@ -1,0 +1,384 @@
+"""Builds the Runtime from Settings: gives each part what it needs, nothing more.
+
+The only place that sees every room. What a lower room needs of an upper one it
+is given here as a callable.
+"""
+
+import random
+import secrets
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.applications import Starlette
+
+from ollama_wrap.lifecycle import Loops
+from ollama_wrap.api import asgi
+from ollama_wrap.api.edge import Edge, Facts
+from ollama_wrap.api.guards import Door, Rules
+from ollama_wrap.api.origins import Verdict, verdict
+from ollama_wrap.api.rights import rights
+from ollama_wrap.backends import BACKENDS, Client
+from ollama_wrap.call import Header, Kind
+from ollama_wrap.clock import Clock, SystemClock
+from ollama_wrap.cluster.choices import Choices, Overridable
+from ollama_wrap.cluster.events import Events
+from ollama_wrap.cluster.prober import Prober
+from ollama_wrap.cluster.resolver import Resolver
+from ollama_wrap.cluster.sightings import Sightings
+from ollama_wrap.cluster.watch import Around
+from ollama_wrap.config import Settings
+from ollama_wrap.errors import ConfigError, StateError
+from ollama_wrap.nodes.fleet import Fleet, Fleets
+from ollama_wrap.nodes.mode import decide
+from ollama_wrap.nodes.names import canonical
+from ollama_wrap.nodes.node import Node, local_node, parse_nodes
+from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.observe import log
+from ollama_wrap.observe.ended import Ended
+from ollama_wrap.observe.host import REFRESH_AFTER, Host
+from ollama_wrap.observe.metrics import Metrics
+from ollama_wrap.proxy import ask
+from ollama_wrap.proxy.admit import Admission, Hold
+from ollama_wrap.proxy.attempt import Waits, Wire
+from ollama_wrap.proxy.budget import Allowance, Budget
+from ollama_wrap.proxy.pipeline import Chains, Pipeline, Responders, Told
+from ollama_wrap.proxy.responders.local import Local
+from ollama_wrap.proxy.responders.ranked import Ranked
+from ollama_wrap.routing.router import Router
+from ollama_wrap.state import open_bus, open_store
+from ollama_wrap.state.base import Store
+from ollama_wrap.wire.guard import Guard, Limits
+from ollama_wrap.wire.pools import Pools, Times
+
+#: Bytes of an answer to a question of our own about one Origin.
+_SMALL = 64 * 1024
+
+
+@dataclass(slots=True)
+class Runtime:
+    """The parts of a running sidecar; `lifecycle` starts and stops them."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    events: Events
+    choices: Choices
+    fleets: Fleets
+    prober: Prober
+    pools: Pools
+    metrics: Metrics
+    host: Host
+    pipeline: Pipeline
+    door: Door
+    edge: Edge
+    guard: Guard
+    boot: str
+    problems: list[str]
+
+    def loops(self) -> Loops:
+        """What runs while the sidecar does."""
+        return Loops(
+            before=[self._load, self.prober.start],
+            run={
+                "events": self.events.run,
+                "guard": self.guard.run,
+                "host": self._refresh_host,
+            },
+            after=[self.prober.stop, self._close],
+        )
+
+    async def _load(self) -> None:
+        for problem in self.problems:
+            log.get(__name__).error(problem)
+        try:
+            await self.choices.load()
+        except StateError as error:
+            # Whether other nodes may be used is not known: the mode that does no harm.
+            self.problems.append(error.text)
+            log.get(__name__).error("stored choices cannot be read", error=error.text)
+        self.fleets.changed.subscribe(self.settle)
+        self.settle()
+
+    async def _refresh_host(self) -> None:
+        while True:
+            await self.clock.sleep(REFRESH_AFTER)
+            self.host.refresh()
+
+    async def _close(self) -> None:
+        self.fleets.changed.unsubscribe(self.settle)
+        self.pools.close()
+        await self.store.close()
+
+    def settle(self) -> None:
+        """Put the mode in force that settings, choices and nodes ask for now."""
+        fleet = self.fleets.current
+        mode, reason = decide(
+            distributed=False if self.problems else self.settings.distributed,
+            standalone=self.settings.standalone,
+            choice=self.choices.mode,
+            known=bool(fleet.others),
+            answers=fleet.answering(),
+        )
+        if (mode, reason) != (fleet.mode, fleet.reason):
+            self.fleets.replace(Fleet(mode, reason, fleet.local, fleet.others))
+
+
+def build(settings: Settings, clock: Clock | None = None) -> Runtime:
+    """All parts, none of them running. Raises StoreUnavailable for the state folder."""
+    return _Builder(settings, clock or SystemClock()).runtime()
+
+
+class _Builder:
+    """Makes the parts in the order in which they need each other."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.boot = secrets.token_hex(8)
+        self.problems = list(settings.faults)
+        self.host = Host()
+        self.fleets = Fleets(self._fleet())
+        self.store, self.events = self._state()
+        self.choices = Choices(self.store, self._overridable(), self.events, self._settle)
+        self.metrics = Metrics(self._known, self._states)
+        self.pools = Pools(self._times(), lambda: _tls(settings))
+        self.prober = Prober(
+            self.fleets,
+            self._around(),
+            Sightings(self.store, settings.health.seen),
+            self.pools.close,
+        )
+        self.wire = self._wire()
+        self.local = Local(self.wire)
+        self.made: Runtime | None = None
+
+    def runtime(self) -> Runtime:
+        """Everything."""
+        pipeline = self._pipeline()
+        door = Door(self._rules(), self._ask_origin, self.clock)
+        edge = Edge(door, pipeline, self.fleets, self._facts(door), self.clock)
+        self.made = Runtime(
+            settings=self.settings,
+            clock=self.clock,
+            store=self.store,
+            events=self.events,
+            choices=self.choices,
+            fleets=self.fleets,
+            prober=self.prober,
+            pools=self.pools,
+            metrics=self.metrics,
+            host=self.host,
+            pipeline=pipeline,
+            door=door,
+            edge=edge,
+            guard=Guard(self._limits()),
+            boot=self.boot,
+            problems=self.problems,
+        )
+        return self.made
+
+    # nodes and state
+
+    def _fleet(self) -> Fleet:
+        settings = self.settings
+        local = local_node(
+            settings.server.node_id, settings.local.address, settings.num_parallel
+        )
+        others: tuple[Node, ...] = ()
+        try:
+            others = parse_nodes(settings.nodes.text)
+        except ConfigError as error:
+            self.problems += error.problems
+        upstreams = tuple(self._upstream(node) for node in others)
+        mode, reason = decide(
+            distributed=settings.distributed,
+            standalone=settings.standalone,
+            choice=None,
+            known=bool(upstreams),
+            answers=True,
+        )
+        return Fleet(mode, reason, self._upstream(local), upstreams)
+
+    def _upstream(self, node: Node) -> Upstream:
+        settings = self.settings
+        return Upstream(node, health=settings.health, circuit=settings.circuit)
+
+    def _state(self) -> tuple[Store, Events]:
+        state = self.settings.state
+        try:
+            store, bus = open_store(state.store, state.dir, self.clock), open_bus(state.store)
+        except (ConfigError, StateError) as error:
+            self.problems.append(error.text)
+            store, bus = open_store("memory", state.dir, self.clock), open_bus("memory")
+        return store, Events(bus, self.settings.server.node_id, self.clock)
+
+    def _overridable(self) -> Overridable:
+        settings = self.settings
+        return Overridable(settings.distributed, settings.standalone, settings.fallback)
+
+    def _settle(self) -> None:
+        if self.made is not None:
+            self.made.settle()
+
+    def _around(self) -> Around:
+        settings = self.settings
+        return Around(
+            clock=self.clock,
+            rules=settings.health,
+            backend=lambda upstream: BACKENDS[upstream.node.kind](
+                Client(upstream, _tls(settings) if upstream.node.scheme == "https" else None)
+            ),
+            lookup=Resolver(),
+            dice=random.random,
+            ourselves=self._ourselves,
+            found=self._found_ourselves,
+        )
+
+    def _ourselves(self, sidecar: Sidecar) -> bool:
+        return sidecar.boot == self.boot
+
+    def _found_ourselves(self, node_id: str) -> None:
+        log.get(__name__).warning("this node is this sidecar itself; it is left out", node=node_id)
+        fleet = self.fleets.current
+        others = tuple(one for one in fleet.others if one.node.id != node_id)
+        self.fleets.replace(Fleet(fleet.mode, fleet.reason, fleet.local, others))
+        self._settle()
+
+    # numbers
+
+    def _known(self, model: str) -> bool:
+        key = canonical(model)
+        return key is not None and bool(self.fleets.current.holders(key))
+
+    def _states(self) -> list[tuple[str, str]]:
+        now = self.clock.monotonic()
+        return [(one.node.id, one.state_word(now)) for one in self.fleets.current.upstreams]
+
+    # the line
+
+    def _times(self) -> Times:
+        up = self.settings.upstream
+        return Times(up.connect_local, up.connect, up.connect_tls, up.keepalive_expiry)
+
+    def _wire(self) -> Wire:
+        up = self.settings.upstream
+        return Wire(
+            pools=self.pools,
+            fleets=self.fleets,
+            clock=self.clock,
+            waits=Waits(
+                up.first_byte_meta, up.first_byte_show, up.first_byte, up.first_byte_once
+            ),
+            node_id=self.settings.server.node_id,
+            suspect=self.prober.suspect,
+            refresh=lambda node_id: self.prober.refresh(node_id, models=True),
+        )
+
+    def _pipeline(self) -> Pipeline:
+        settings = self.settings
+        retry, queue, up = settings.retry, settings.queue, settings.upstream
+        budget = Budget(
+            Allowance(retry.attempts, retry.share, retry.least, up.replay_limit, up.replay_total)
+        )
+        router = Router(
+            settings.routing.mode, settings.routing.strategy, settings.routing.digests, random.Random()
+        )
+        hold = Hold(queue.hold, queue.per_key, queue.total)
+        admission = Admission(self.fleets, self.clock, hold, self.metrics.waiting)
+        ranked = Ranked(
+            self.wire, router, admission, budget, lambda: self.choices.fallback, self.metrics.retry
+        )
+        local = self.local
+        responders = Responders(ranked, local, local, local, local, ranked)
+        return Pipeline(
+            Chains(responders),
+            ranked.rank,
+            Told(self._ended, self.metrics.running, lambda *_: None, lambda _: 0),
+            budget,
+            self.clock,
+        )
+
+    def _ended(self, ended: Ended, kind: Kind) -> None:
+        log.request(ended)
+        self.metrics.ended(ended, kind)
+        if ended.fallback is not None:
+            self.metrics.fallback(ended.fallback)
+
+    # the door
+
+    def _rules(self) -> Rules:
+        settings = self.settings
+        token = settings.admin_token
+        local = self.fleets.current.local.node
+        return Rules(
+            listeners=tuple(map(str, settings.server.listen)),
+            origins=settings.origins,
+            allowed_hosts=frozenset(settings.allowed_hosts),
+            node_hosts=frozenset(one.node.host for one in self.fleets.current.others),
+            trusted_proxies=settings.trusted_proxies,
+            protect=settings.protect,
+            admin_token=token.get_secret_value() if token is not None else None,
+            local_loopback=local.host in {"localhost", "::1"} or local.host.startswith("127."),
+            hostname=self.host.name,
+            machine=lambda: self.host.names | self.host.addresses,
+        )
+
+    def _facts(self, door: Door) -> Facts:
+        return Facts(
+            node_id=self.settings.server.node_id,
+            paths=frozenset(),
+            prefixes=("/api/distributed/", "/admin/", "/health/"),
+            rights=lambda call: rights(call, self.settings.protect, door.token),
+            nonce=self.boot.encode(),
+        )
+
+    async def _ask_origin(self, origin: bytes) -> Verdict:
+        headers: list[Header] = [(b"Host", b"localhost"), (b"Origin", origin)]
+        reply = await self.local.answer(ask.inner("OPTIONS", "/", headers), None)
+        await ask.whole(reply, _SMALL)
+        return verdict(reply.status, reply.headers)
+
+    def _limits(self) -> Limits:
+        client = self.settings.client
+        return Limits(
+            first_byte=client.first_byte,
+            header_deadline=client.header_deadline,
+            body_idle=client.body_idle,
+            body_total=client.body_total,
+            keepalive_idle=client.keepalive_idle,
+            write_stall=client.write_stall,
+            connections=client.max_connections,
+            connections_per_address=client.max_per_address,
+        )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=settings.ca_file)
+
+
+def create_app(settings: Settings | None = None) -> Callable[..., object]:
+    """The sidecar as an ASGI application, for any server.
+
+    What only our own protocol class can do is listed in `docs/asgi.md`.
+    """
+    runtime = build(settings or Settings.load())
+    return application(runtime)
+
+
+def application(runtime: Runtime) -> Callable[..., object]:
+    """The ASGI application of a runtime: our own routes, and everything else through the edge."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        loops = runtime.loops()
+        await loops.start()
+        try:
+            yield
+        finally:
+            await loops.stop()
+
+    own = Starlette(routes=[], lifespan=lifespan)
+    return asgi.Application(own, runtime.edge)

@@ -1,0 +1,158 @@
+"""Header fields on their way through: what is dropped, what is ours, how bodies are framed.
+
+Pure. Everything else passes with its name, case, order and repeats.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from ollama_wrap.call import Call, Header, Mode
+from ollama_wrap.reply import Origin
+from ollama_wrap.wire.base import Framing
+
+#: Hop-by-hop (RFC 9110, 7.6.1), and what is decided on this hop.
+_HOP = frozenset(
+    {
+        b"connection",
+        b"expect",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+#: Ours: said to this sidecar, not to the Ollama behind it.
+_OURS = frozenset(
+    {
+        b"x-ollama-force-local",
+        b"x-ollama-force-distributed",
+        b"x-ollama-target-nodes",
+        b"x-ollama-route",
+        b"x-ollama-priority",
+        b"x-ollama-timeout-ms",
+        b"x-ollama-hop",
+        b"x-ollama-digest",
+        b"x-ollama-node",
+        b"x-dry-run",
+    }
+)
+#: Stock reads no cookie, and for cloud models it would carry them out of the house.
+_NEVER_OUT = _HOP | _OURS | {b"cookie"}
+#: Not for other nodes: the client's own credentials, and what CORS is decided by.
+_NOT_ELSEWHERE = _NEVER_OUT | {b"authorization", b"origin", b"host"}
+#: A `Connection` header cannot take these away.
+_PROTECTED = frozenset({b"host", b"authorization", b"content-length", b"content-type"})
+#: What another node says for itself and not for us.
+_NOT_FROM_ELSEWHERE = (b"access-control-", b"x-ollama-")
+
+
+def request(
+    call: Call, host: bytes, extra: Iterable[Header], *, local: bool, length: int | None
+) -> list[Header]:
+    """The fields that go to a node.
+
+    `host` is the node's own name and port; `extra` are the node's configured
+    fields and our marks. `length` of the body, None where it streams in chunks.
+    """
+    drop = _NEVER_OUT if local else _NOT_ELSEWHERE
+    named = _named(call.fields)
+    fields: list[Header] = []
+    if not (local and call.keep_host):
+        fields.append((b"Host", host))
+        drop |= {b"host", b"origin"}
+    sized = False
+    for field in call.headers:
+        name = field[0].lower()
+        if name in drop or name in named:
+            continue
+        sized = sized or name == b"content-length"
+        fields.append(field)
+    if length is None:
+        fields.append((b"Transfer-Encoding", b"chunked"))
+    elif length and not sized:
+        fields.append((b"Content-Length", b"%d" % length))
+    fields.extend(extra)
+    return fields
+
+
+def reply(
+    status: int, fields: Iterable[Header], *, bare: bool, local: bool
+) -> tuple[list[Header], Framing]:
+    """The fields of a node's reply that go to the client, and how its body is framed."""
+    kept: list[Header] = []
+    framing = Framing.CLOSE
+    named: frozenset[bytes] = frozenset()
+    for field in fields:
+        name = field[0].lower()
+        if name in _HOP:
+            if name == b"transfer-encoding":
+                framing = Framing.CHUNKED
+            elif name == b"connection":
+                named = _tokens(field[1])
+            continue
+        if name == b"content-length":
+            framing = Framing.LENGTH
+        elif not local and name.startswith(_NOT_FROM_ELSEWHERE):
+            continue
+        kept.append(field)
+    if named:
+        kept = [field for field in kept if field[0].lower() not in named]
+    return kept, Framing.NONE if bare or status in {204, 304} else framing
+
+
+def prefixed(fields: list[Header], prefix: bytes) -> list[Header]:
+    """The fields with the prefix put back before a relative Location."""
+    return [
+        (name, prefix + value)
+        if name.lower() == b"location" and value[:1] == b"/" and value[:2] != b"//"
+        else (name, value)
+        for name, value in fields
+    ]
+
+
+def ours(call: Call, origin: Origin, standalone: str | None) -> list[Header]:
+    """What we say about an answer."""
+    fields: list[Header] = [
+        (b"X-Ollama-Distributed", b"true" if call.mode is Mode.DISTRIBUTED else b"false"),
+        (b"X-Ollama-Mode", call.mode.value.encode()),
+    ]
+    if origin.node is not None:
+        fields.append((b"X-Ollama-Node", origin.node.encode()))
+    if origin.reason is not None and call.mode is Mode.DISTRIBUTED:
+        fields.append((b"X-Ollama-Route-Reason", origin.reason.encode()))
+    if origin.fallback is not None:
+        fields.append((b"X-Ollama-Fallback", b"true"))
+        fields.append((b"X-Ollama-Fallback-Reason", origin.fallback.encode()))
+    if origin.age is not None:
+        fields.append((b"X-Ollama-Cached-Response", b"true"))
+        fields.append((b"Age", b"%d" % origin.age))
+    if standalone is not None:
+        fields.append((b"X-Ollama-Standalone-Reason", standalone.encode()))
+    if len(origin.attempts) > 1:
+        words = ", ".join(f"{node}:{word}" for node, word in origin.attempts)
+        fields.append((b"X-Ollama-Attempts", words.encode()))
+    fields.append((b"X-Request-ID", call.id.encode()))
+    return fields
+
+
+def joined(fields: Iterable[Header]) -> bytes:
+    """Fields as lines."""
+    lines: list[bytes] = []
+    for name, value in fields:
+        lines += (name, b": ", value, b"\r\n")
+    return b"".join(lines)
+
+
+def _named(fields: Mapping[bytes, bytes]) -> frozenset[bytes]:
+    value = fields.get(b"connection")
+    if value is None or len(value) <= len(b"keep-alive"):
+        return frozenset()
+    return _tokens(value)
+
+
+def _tokens(value: bytes) -> frozenset[bytes]:
+    named = frozenset(token.strip().lower() for token in value.split(b","))
+    return named - _PROTECTED - {b"close", b"keep-alive"}

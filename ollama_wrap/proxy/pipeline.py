@@ -1,0 +1,184 @@
+"""Opens a Call, answers it, closes it.
+
+The one place that knows which responders stand in line for which kind of call.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ollama_wrap.call import Call, Kind, Mode
+from ollama_wrap.clock import Clock
+from ollama_wrap.dialects import Ending
+from ollama_wrap.observe.ended import Ended
+from ollama_wrap.proxy import fallback
+from ollama_wrap.proxy.attempt import Attempt
+from ollama_wrap.proxy.budget import Budget
+from ollama_wrap.proxy.responders.base import Responder
+from ollama_wrap.proxy.running import Open, Running
+from ollama_wrap.proxy.tap import Tap
+from ollama_wrap.reply import Reply
+from ollama_wrap.routing.router import Ranking
+
+#: Statuses of calls that did what was asked.
+_GOOD = range(200, 300)
+
+
+@dataclass(frozen=True, slots=True)
+class Responders:
+    """All there are."""
+
+    ranked: Responder
+    cached: Responder
+    local: Responder
+    merged: Responder
+    spread: Responder
+    follow: Responder
+
+
+class Chains:
+    """Which responders stand in line, by kind and mode."""
+
+    def __init__(self, all_: Responders) -> None:
+        ranked, follow = (all_.ranked, all_.cached), (all_.follow,)
+        local = (all_.local,)
+        self._distributed: Mapping[Kind, Sequence[Responder]] = {
+            Kind.INFER: ranked,
+            Kind.FOLLOW: follow,
+            Kind.SPREAD: (all_.spread,),
+            Kind.LIST: (all_.merged,),
+            Kind.ONCE: local,
+            Kind.OTHER: local,
+        }
+        self._standalone = {**dict.fromkeys(Kind, local), Kind.INFER: ranked}
+        self._local = {**dict.fromkeys(Kind, local), Kind.INFER: (all_.ranked,)}
+
+    def of(self, call: Call) -> Sequence[Responder]:
+        """The line for `call`; one that another sidecar passed on is served here or refused."""
+        if call.mode is Mode.LOCAL or call.hop:
+            return self._local[call.kind]
+        chains = self._distributed if call.mode is Mode.DISTRIBUTED else self._standalone
+        return chains[call.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Who hears of calls: the log, the metrics, the cache."""
+
+    ended: Callable[[Ended, Kind], None]
+    running: Callable[[int], None]
+    store: Callable[[Call, Reply, Tap, Ending], None]
+    #: bytes of an answer that the cache would take of this call; 0: none
+    keep: Callable[[Call], int]
+
+
+class Pipeline:
+    """One request, start to end."""
+
+    def __init__(
+        self,
+        chains: Chains,
+        rank: Callable[[Call], Ranking],
+        told: Told,
+        budget: Budget,
+        clock: Clock,
+    ) -> None:
+        self._chains = chains
+        self._rank = rank
+        self._told = told
+        self._clock = clock
+        self.budget = budget
+        self.running = Running()
+
+    def open(self, call: Call, task: "asyncio.Task[None] | None") -> Open:
+        """A request has come; whoever opens it closes it."""
+        self.budget.running += 1
+        self._told.running(1)
+        tap = Tap(self._clock.monotonic, 0)
+        return self.running.add(call, task, tap, self._clock.now())
+
+    async def answer(self, one: Open) -> Reply:
+        """The answer, its body still open. Raises WrapError when there is none."""
+        call = one.call
+        if call.dry_run and call.mode is Mode.DISTRIBUTED:
+            return self._dry(call)
+        one.tap.keep = self._told.keep(call)
+        reply = one.reply = await fallback.answer(call, self._chains.of(call))
+        one.status = reply.status
+        return reply
+
+    def judge(self, one: Open) -> Ending | None:
+        """What the end of a whole inference answer says; None for other calls."""
+        call, reply = one.call, one.reply
+        if call.kind is not Kind.INFER or reply is None or isinstance(reply.body, bytes):
+            return None
+        ending = one.tap.ending(call.dialect, call.operation, streamed=_streamed(reply))
+        if isinstance(reply.body, Attempt):
+            reply.body.ending_failed = ending.failed
+        if ending.done and not ending.failed and reply.status in _GOOD:
+            self._told.store(call, reply, one.tap, ending)
+        return ending
+
+    def close(self, one: Open, ending: Ending | None) -> None:
+        """A request has ended, however it did."""
+        if one.reply is not None:
+            one.reply.close()
+        call = one.call
+        if call.body is not None:
+            self.budget.kept -= len(call.body)
+        self.budget.running -= 1
+        self.running.remove(one)
+        self._told.running(-1)
+        self._told.ended(self._facts(one, ending), call.kind)
+
+    def _facts(self, one: Open, ending: Ending | None) -> Ended:
+        call, reply, tap = one.call, one.reply, one.tap
+        origin = reply.origin if reply is not None else None
+        return Ended(
+            id=call.id,
+            method=call.method,
+            path=call.path,
+            operation=call.operation,
+            model=call.model,
+            node=origin.node if origin else None,
+            reason=origin.reason if origin else None,
+            fallback=origin.fallback if origin else None,
+            attempts=origin.attempts if origin else one.attempts,
+            status=one.status,
+            bytes_out=tap.total,
+            tokens=ending.tokens if ending else None,
+            prompt_tokens=ending.prompt_tokens if ending else None,
+            first_byte=None if tap.first is None else tap.first - call.started,
+            duration=self._clock.monotonic() - call.started,
+            error=one.error,
+            streamed=call.stream and tap.pieces > 1,
+        )
+
+    def _dry(self, call: Call) -> Reply:
+        """The ranking instead of an answer; no node is asked."""
+        ranking = self._rank(call)
+        shape = {
+            "mode": call.mode.value,
+            "model": call.model,
+            "ranking": [
+                {
+                    "node": one.upstream.node.id,
+                    "score": one.score,
+                    "reason": one.reason,
+                    "busy": one.busy,
+                    "loaded": one.loaded,
+                }
+                for one in ranking.candidates
+            ],
+            "fallback": ranking.passed_over,
+        }
+        return Reply(200, [(b"Content-Type", b"application/json")], json.dumps(shape).encode())
+
+
+def _streamed(reply: Reply) -> bool:
+    """Whether the answer is a stream: its own Content-Type has the last word."""
+    for name, value in reply.headers:
+        if name.lower() == b"content-type":
+            return value.startswith((b"application/x-ndjson", b"text/event-stream"))
+    return False

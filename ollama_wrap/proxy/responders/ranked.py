@@ -1,0 +1,223 @@
+"""The nodes in the router's order, until one answers: the one loop over nodes."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ollama_wrap.call import Call, Kind
+from ollama_wrap.errors import AttemptsFailed, NoUpstream, Unavailable
+from ollama_wrap.nodes.names import short
+from ollama_wrap.proxy import outcome
+from ollama_wrap.proxy.admit import Admission
+from ollama_wrap.proxy.attempt import Attempt, Wire
+from ollama_wrap.proxy.budget import Budget
+from ollama_wrap.proxy.outcome import Outcome, Repeat
+from ollama_wrap.proxy.responders.failed import failed
+from ollama_wrap.reply import Reply
+from ollama_wrap.routing.router import Candidate, Ranking, Router
+
+#: Seconds of back-off after the first counted attempt, and at most.
+_BACKOFF, _BACKOFF_MOST = 0.05, 1.0
+#: A local Ollama that answered so many seconds ago and refuses now is restarting: it is waited
+#: for so long (systemd starts stock again after 3 s), and asked again so often.
+_LATELY, _RETURN, _AGAIN = 30.0, 5.0, 0.1
+
+
+@dataclass(slots=True)
+class _Trail:
+    """What one call has been through."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+    tried: set[str] = field(default_factory=set)
+    counted: int = 0
+    ranking: Ranking | None = None
+    first: str | None = None
+
+    def words(self) -> tuple[tuple[str, str], ...]:
+        return tuple((one.upstream.node.id, one.outcome.word) for one in self.attempts)
+
+    def fallback(self) -> str | None:
+        """Why the first choice did not answer, as a word of X-Ollama-Fallback-Reason."""
+        if self.ranking is not None and self.ranking.passed_over is not None:
+            return self.ranking.passed_over
+        for attempt in self.attempts:
+            if attempt.outcome.word not in {"served", "busy"}:
+                return attempt.outcome.word
+        return None
+
+
+class Ranked:
+    """Asks one node after the other.
+
+    `fallback_on` says whether an operator lets a second one be asked;
+    `retried` is told the word of each attempt that is repeated.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        router: Router,
+        admission: Admission,
+        budget: Budget,
+        fallback_on: Callable[[], bool],
+        retried: Callable[[str], None],
+    ) -> None:
+        self._wire = wire
+        self._router = router
+        self._admission = admission
+        self._budget = budget
+        self._fallback_on = fallback_on
+        self._retried = retried
+
+    def rank(self, call: Call) -> Ranking:
+        """The order in which nodes would be asked now."""
+        return self._router.rank(call, self._wire.fleets.current, self._wire.clock.monotonic())
+
+    async def answer(self, call: Call, before: Unavailable | None) -> Reply:  # noqa: ARG002
+        """See `Responder`."""
+        trail = _Trail()
+        try:
+            while (attempt := await self._next(call, trail)) is not None:
+                end = await self._run(call, attempt, trail)
+                if self._final(call, end, trail):
+                    break
+        except BaseException:
+            _close(trail, keep=None)
+            raise
+        return self._conclude(call, trail)
+
+    async def _next(self, call: Call, trail: _Trail) -> Attempt | None:
+        if trail.attempts and not self._fallback_on():
+            return None
+        ranking, candidate = await self._admission.place(
+            call, lambda: self._ranked(call), trail.tried
+        )
+        trail.ranking = trail.ranking or ranking
+        if candidate is None:
+            return None
+        upstream = candidate.upstream
+        trail.first = trail.first or upstream.node.id
+        trail.tried.add(upstream.node.id)
+        attempt = Attempt(self._wire, call, upstream, ranking.key)
+        attempt.reason = candidate.reason
+        trail.attempts.append(attempt)
+        return attempt
+
+    def _ranked(self, call: Call) -> Ranking:
+        ranking = self.rank(call)
+        if ranking.passed_over is None or self._fallback_on():
+            return ranking
+        # Without fallback the preferred side is asked even if it is known to be down.
+        local = Candidate(self._wire.fleets.current.local, "local")
+        return Ranking((local,), ranking.key)
+
+    async def _run(self, call: Call, attempt: Attempt, trail: _Trail) -> Outcome:
+        movable = call.repeatable and len(self._wire.fleets.current.others) > 0
+        may_move = (lambda: self._another(call, trail)) if movable else None
+        end = await attempt.run(may_move=may_move)
+        while end is outcome.CONNECT and self._returns(attempt, trail, call):
+            await self._wire.clock.sleep(_AGAIN)
+            attempt = self._once_more(attempt, trail)
+            end = await attempt.run(may_move=may_move)
+        return end
+
+    def _another(self, call: Call, trail: _Trail) -> bool:
+        now = self._wire.clock.monotonic()
+        return self._fallback_on() and any(
+            one.upstream.node.id not in trail.tried and one.upstream.available(now)
+            for one in self.rank(call).candidates
+        )
+
+    def _returns(self, attempt: Attempt, trail: _Trail, call: Call) -> bool:
+        """Whether this is the local Ollama being restarted, and nobody else can answer."""
+        upstream = attempt.upstream
+        seen = upstream.health.last_seen
+        now = self._wire.clock.monotonic()
+        return (
+            upstream.node.local
+            and call.body is not None
+            and seen is not None
+            and now - seen < _LATELY
+            and now - trail.attempts[0].started < _RETURN
+            and not self._another(call, trail)
+        )
+
+    def _once_more(self, attempt: Attempt, trail: _Trail) -> Attempt:
+        attempt.upstream.take(attempt.key)
+        again = Attempt(self._wire, attempt.call, attempt.upstream, attempt.key)
+        again.reason = attempt.reason
+        again.started = attempt.started
+        trail.attempts[-1] = again
+        return again
+
+    def _final(self, call: Call, end: Outcome, trail: _Trail) -> bool:
+        if end.repeat is Repeat.NO or not call.repeatable:
+            return True
+        if end.repeat is Repeat.COUNTED:
+            trail.counted += 1
+            if not self._budget.may_retry(trail.counted):
+                return True
+        self._retried(end.word)
+        return False
+
+    def _conclude(self, call: Call, trail: _Trail) -> Reply:
+        if not trail.attempts:
+            raise self._nobody(call, trail)
+        served = trail.attempts[-1]
+        if served.outcome.repeat is not Repeat.NO or served.reply is None:
+            answered = [one for one in trail.attempts if one.reply is not None]
+            served = next(
+                (one for one in answered if one.upstream.node.id == trail.first),
+                answered[-1] if answered else served,
+            )
+        _close(trail, keep=served)
+        if served.reply is None:
+            raise self._away(call, trail) or failed(call, trail.attempts)
+        reply = served.reply
+        reply.origin.reason = served.reason
+        reply.origin.fallback = trail.fallback()
+        reply.origin.attempts = trail.words()
+        if served.outcome.repeat is Repeat.NO:
+            return reply
+        raise self._with_answer(call, trail, reply)
+
+    def _with_answer(self, call: Call, trail: _Trail, reply: Reply) -> AttemptsFailed:
+        error = failed(call, trail.attempts)
+        error.answer = reply
+        return error
+
+    def _nobody(self, call: Call, trail: _Trail) -> Unavailable:
+        return self._away(call, trail) or NoUpstream(
+            "no node can take this request: "
+            + (f"node {call.forced} is not available" if call.forced else "none is available")
+        )
+
+    def _away(self, call: Call, trail: _Trail) -> Unavailable | None:
+        """The holder is away: its name helps more than a 404, which makes the CLI download."""
+        ranking = trail.ranking
+        if ranking is None or not ranking.away or ranking.key is None:
+            return None
+        if call.kind not in {Kind.INFER, Kind.FOLLOW}:
+            return None
+        clock = self._wire.clock
+        nodes = ", ".join(
+            f"{node}, which has not answered since {clock.local_time(seen)}"
+            if seen
+            else f"{node}, which does not answer"
+            for node, seen in ranking.away
+        )
+        text = f"model '{call.model or short(ranking.key)}' is on {nodes}"
+        error = AttemptsFailed(text, trail.words())
+        error.retry_after = 5
+        return error
+
+
+def _close(trail: _Trail, keep: Attempt | None) -> None:
+    for attempt in trail.attempts:
+        if attempt is not keep:
+            attempt.close()
+
+
+def backoff(times: int, dice: Callable[[float, float], float] = random.uniform) -> float:
+    """Seconds before the next attempt after `times` counted ones: full jitter."""
+    return dice(0.0, min(_BACKOFF_MOST, _BACKOFF * 2.0**times)) if times else 0.0

@@ -1,0 +1,68 @@
+"""The open Calls: list them, end one, wait for the last."""
+
+import asyncio
+from dataclasses import dataclass
+
+from ollama_wrap.call import Call
+from ollama_wrap.proxy.tap import Tap
+from ollama_wrap.reply import Reply
+
+
+@dataclass(slots=True)
+class Open:
+    """A Call that is not closed, the task that answers it, and what is known so far."""
+
+    number: str
+    call: Call
+    task: "asyncio.Task[None] | None"
+    tap: Tap
+    started_wall: float = 0.0
+    reply: Reply | None = None
+    status: int = 0
+    error: str | None = None
+    attempts: tuple[tuple[str, str], ...] = ()
+    ended_by_operator: bool = False
+
+
+class Running:
+    """Open Calls by number."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Open] = {}
+        self._count = 0
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, call: Call, task: "asyncio.Task[None] | None", tap: Tap, wall: float) -> Open:
+        """A Call begins."""
+        self._count += 1
+        one = Open(str(self._count), call, task, tap, wall)
+        self._open[one.number] = one
+        self._empty.clear()
+        return one
+
+    def remove(self, one: Open) -> None:
+        """A Call has ended."""
+        self._open.pop(one.number, None)
+        if not self._open:
+            self._empty.set()
+
+    def all(self) -> tuple[Open, ...]:
+        """The open Calls, oldest first."""
+        return tuple(self._open.values())
+
+    def end(self, number: str) -> bool:
+        """End one; False if there is none of that number."""
+        one = self._open.get(number)
+        if one is None or one.task is None:
+            return False
+        one.ended_by_operator = True
+        one.task.cancel()
+        return True
+
+    async def emptied(self) -> None:
+        """Come back when no Call is open."""
+        await self._empty.wait()

@@ -1,0 +1,56 @@
+"""Watches a passing body for its first byte, size, end and usage; never changes a byte."""
+
+from collections.abc import Callable
+
+from ollama_wrap.dialects import DIALECTS, Ending
+
+#: Bytes of a body's end that say whether it is whole, and the most that is kept of it.
+TAIL = 16 * 1024
+_MOST = 4 * TAIL
+
+
+class Tap:
+    """What was seen of one body. `keep` bytes are kept for the cache, 0 for none."""
+
+    __slots__ = ("_clock", "_size", "body", "first", "keep", "pieces", "total")
+
+    def __init__(self, clock: Callable[[], float], keep: int) -> None:
+        self._clock = clock
+        #: monotonic seconds of the first byte
+        self.first: float | None = None
+        self.total = 0
+        self.pieces = 0
+        self.keep = keep
+        self.body: list[bytes] = []
+        self._size = 0
+
+    def feed(self, pieces: list[bytes]) -> None:
+        """Pieces on their way to the client."""
+        if self.first is None:
+            self.first = self._clock()
+        self.pieces += len(pieces)
+        size = sum(map(len, pieces))
+        self.total += size
+        self._size += size
+        self.body += pieces
+        if self._size > self.keep and self._size > _MOST:
+            self._shorten()
+
+    def tail(self) -> bytes:
+        """The last bytes, at least 16 KiB of them if there were so many."""
+        self._shorten()
+        return b"".join(self.body)
+
+    def whole(self) -> bytes | None:
+        """The body, if all of it was kept."""
+        return b"".join(self.body) if self.total <= self.keep else None
+
+    def ending(self, dialect: str, operation: str, *, streamed: bool) -> Ending:
+        """What the end says."""
+        return DIALECTS[dialect].ending(operation, streamed, self.tail())
+
+    def _shorten(self) -> None:
+        if self._size > TAIL and self.total > self.keep:
+            end = b"".join(self.body)[-TAIL:]
+            self.body = [end]
+            self._size = len(end)

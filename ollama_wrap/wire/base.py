@@ -1,0 +1,72 @@
+"""Exchange: the contract between a connection and the edge.
+
+One request on an open connection, its answer still to be written. Two kinds
+exist: `wire.inbound`'s own, and the one `api.asgi` makes of a plain ASGI call.
+"""
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Protocol
+
+from ollama_wrap.call import Header
+
+
+class Framing(Enum):
+    """How the end of a reply's body is marked."""
+
+    NONE = 0
+    """There is no body: HEAD, 204, 304."""
+    LENGTH = 1
+    """By the Content-Length among the headers."""
+    CHUNKED = 2
+    """By the last chunk."""
+    CLOSE = 3
+    """Not at all: it ends with the connection."""
+
+
+class Exchange(Protocol):
+    """One request, and the way to answer it.
+
+    `headers` are as they came; `fields` are the same by lower-case name, the
+    first value where a name repeats. `client` and `listener` are addresses
+    without port. `paused` is True while the client cannot take more; then
+    `writable` is called once it can.
+    """
+
+    method: str
+    target: bytes
+    headers: list[Header]
+    fields: Mapping[bytes, bytes]
+    http11: bool
+    client: str
+    listener: str
+    has_body: bool
+    started: bool
+    """`begin` was called."""
+    over: bool
+    """The answer is complete or cut, or the client is gone."""
+    paused: bool
+    writable: Callable[[], None] | None
+    gone: Callable[[], None] | None
+    """Called once when the client leaves before its answer is complete."""
+
+    async def whole(self, limit: int) -> bytes | None:
+        """The body if it ends within `limit` bytes, else None: then `read` has it, whole."""
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, `b""` at its end; StreamBroken when the client is gone."""
+
+    def begin(self, status: int, phrase: bytes, headers: list[Header], framing: Framing) -> None:
+        """The reply's head; it may wait for the first bytes of the body (see `flush`)."""
+
+    def feed(self, pieces: list[bytes]) -> None:
+        """Bytes of the body, each piece a chunk where the reply is chunked."""
+
+    def flush(self) -> None:
+        """Send the head now."""
+
+    def end(self) -> None:
+        """The reply is whole."""
+
+    def cut(self) -> None:
+        """End the connection so that nobody can take the reply for whole."""

@@ -1,0 +1,360 @@
+"""The nodes' side: one connection to a node, one request on it at a time.
+
+Connection writes a request and parses what comes; each reply is an Answer,
+which is the Source that the relay reads from. Bytes of a body are handed on as
+they came, one piece a chunk, and joined never.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+import httptools
+
+from ollama_wrap.call import Header
+from ollama_wrap.errors import BadReply, StreamBroken, UpstreamError
+from ollama_wrap.reply import Sink
+
+#: A reply's head may be this long, and be preceded by so many interim replies.
+MAX_HEAD = 64 * 1024
+MAX_INTERIM = 16
+#: Bytes of a body that wait here while nobody takes them.
+UNREAD = 256 * 1024
+
+_BODILESS = (204, 304)
+
+
+class Answer:
+    """The reply to one request: first its head, then a Source of its body.
+
+    `arrived` is set when the head is here, `begun` when the first byte of the
+    body or its end is; both also when the reply fails, and then `error` says how.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_grown",
+        "_sink",
+        "arrived",
+        "bare",
+        "begun",
+        "complete",
+        "error",
+        "headers",
+        "keep_alive",
+        "pieces",
+        "received",
+        "reused",
+        "size",
+        "status",
+        "phrase",
+    )
+
+    def __init__(self, connection: "Connection", *, bare: bool, reused: bool) -> None:
+        self._connection: Connection | None = connection
+        self._sink: Sink | None = None
+        self._grown: asyncio.Future[None] | None = None
+        #: the request was HEAD: there is no body, whatever the head says
+        self.bare = bare
+        #: the connection had served before
+        self.reused = reused
+        self.arrived: asyncio.Future[None] = connection.loop.create_future()
+        self.begun: asyncio.Future[None] = connection.loop.create_future()
+        self.status = 0
+        self.phrase = b""
+        self.headers: list[Header] = []
+        self.complete = self.keep_alive = False
+        self.pieces: list[bytes] = []
+        self.size = 0
+        #: bytes of the reply so far, of its head too
+        self.received = 0
+        self.error: UpstreamError | None = None
+
+    @property
+    def stale(self) -> bool:
+        """A reused connection had died before: the request may be sent again, it did nothing."""
+        return self.reused and self.error is not None and not self.received
+
+    async def peek(self, limit: int) -> bytes:
+        """The body, which stays here; what is longer than `limit` bytes is not waited for."""
+        while not self.complete and self.error is None and self.size < limit:
+            self._grown = self.arrived.get_loop().create_future()
+            await self._grown
+        return b"".join(self.pieces)[:limit]
+
+    # Source
+
+    def start(self, sink: Sink) -> None:
+        """See `reply.Source`."""
+        self._sink = sink
+        self.push()
+        if self.complete or self.error is not None:
+            sink.end(self.error)
+        elif self._connection is not None:
+            self._connection.read_on()
+
+    def pause(self) -> None:
+        """See `reply.Source`."""
+        if self._connection is not None:
+            self._connection.hold_back()
+
+    def resume(self) -> None:
+        """See `reply.Source`."""
+        if self._connection is not None:
+            self._connection.read_on()
+
+    def close(self) -> None:
+        """See `reply.Source`."""
+        connection, self._connection = self._connection, None
+        self._sink = None
+        if connection is not None:
+            connection.abandon(self)
+
+    # from the connection
+
+    def push(self) -> None:
+        """Hand on the pieces that wait."""
+        pieces = self.pieces
+        if self._grown is not None:
+            _set(self._grown)
+        if not pieces:
+            return
+        if self._sink is not None:
+            self.pieces = []
+            self.size = 0
+            self._sink.feed(pieces)
+        elif self.size > UNREAD:
+            self.pause()
+
+    def settle(self, error: UpstreamError | None) -> None:
+        """The reply is whole (None) or has failed."""
+        self.error = error
+        self.complete = error is None
+        self._connection = None
+        _set(self.arrived)
+        _set(self.begun)
+        if self._grown is not None:
+            _set(self._grown)
+        if self._sink is not None:
+            self._sink.end(error)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One connection; `free` is called when it can take the next request."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, free: Callable[["Connection"], None]
+    ) -> None:
+        self.loop = loop
+        self.transport = cast("asyncio.Transport", None)
+        self.parser = httptools.HttpResponseParser(self)
+        self.answer: Answer | None = None
+        self.closed = False
+        self.idle_since = 0.0
+        self.requests = 0
+        #: the request has been sent to its end
+        self.whole = True
+        #: set while the node does not take our bytes
+        self.blocked: asyncio.Future[None] | None = None
+        self._free = free
+        self._paused = False
+        self._interim = 0
+        self._head_size = 0
+
+    # one request
+
+    def send(self, data: bytes, *, bare: bool, whole: bool) -> Answer:
+        """Write the head, and the body as far as it is here.
+
+        `bare`: no body will come back (HEAD). `whole`: nothing follows `data`;
+        else `write` sends the rest and `sent` ends it.
+        """
+        self.answer = answer = Answer(self, bare=bare, reused=self.requests > 0)
+        self.requests += 1
+        self.whole = whole
+        self._interim = self._head_size = 0
+        self.transport.write(data)
+        return answer
+
+    def write(self, data: bytes) -> None:
+        """More of the body, framed by the caller."""
+        if not self.closed:
+            self.transport.write(data)
+
+    def sent(self) -> None:
+        """The request is whole."""
+        self.whole = True
+        if self.answer is None and not self.closed:
+            self._release()
+
+    async def drained(self) -> None:
+        """Come back when the node takes bytes again, or the connection has ended."""
+        if self.blocked is not None and not self.closed:
+            await self.blocked
+
+    # transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        self.resume_writing()
+        answer = self.answer
+        if answer is None:
+            return
+        if exc is None and answer.arrived.done() and self._ends_with_connection(answer):
+            self._settle(None)
+        else:
+            self._settle(StreamBroken("the node ended the connection"))
+
+    def pause_writing(self) -> None:
+        self.blocked = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        blocked, self.blocked = self.blocked, None
+        if blocked is not None:
+            _set(blocked)
+
+    def data_received(self, data: bytes) -> None:
+        answer = self.answer
+        if answer is None:
+            self.drop()  # nobody asked
+            return
+        answer.received += len(data)
+        fault: UpstreamError | None = None
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            fault = BadReply("the node switched protocols")
+        except httptools.HttpParserError as error:
+            fault = BadReply(f"the node's reply is not HTTP: {error}")
+        if not answer.arrived.done() and answer.received > MAX_HEAD:
+            fault = fault or BadReply("the head of the node's reply is too long")
+        if answer.pieces:
+            _set(answer.begun)
+            answer.push()
+        if answer.complete:
+            self._finish(answer)
+        elif fault is not None:
+            self._fail(fault)
+
+    # parser
+
+    def on_message_begin(self) -> None:
+        if self.answer is not None and self.answer.complete:
+            # A second reply that nobody asked for: the connection cannot be trusted any more.
+            self.answer.keep_alive = False
+
+    def on_status(self, status: bytes) -> None:
+        if self.answer is not None and not self.answer.complete:
+            self.answer.phrase = status
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        answer = self.answer
+        if answer is None or answer.complete or answer.arrived.done():
+            return  # a trailer, or bytes behind the reply
+        self._head_size += len(name) + len(value)
+        if self._head_size > MAX_HEAD:
+            msg = "the head of the node's reply is too long"
+            raise BadReply(msg)
+        answer.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        answer = self.answer
+        if answer is None or answer.complete:
+            return
+        status = self.parser.get_status_code()
+        if status < 200:
+            self._interim += 1
+            if status == 101 or self._interim > MAX_INTERIM:
+                msg = "the node sent interim replies without end"
+                raise BadReply(msg)
+            answer.headers = []
+            return
+        answer.status = status
+        answer.keep_alive = self.parser.should_keep_alive()
+        _set(answer.arrived)
+        if answer.bare:
+            self._end_of_body(answer)
+
+    def on_body(self, body: bytes) -> None:
+        answer = self.answer
+        if answer is None or answer.complete:
+            return
+        answer.pieces.append(body)
+        answer.size += len(body)
+
+    def on_message_complete(self) -> None:
+        answer = self.answer
+        if answer is not None and answer.status >= 200 and not answer.complete:
+            self._end_of_body(answer)
+
+    # ends
+
+    def _end_of_body(self, answer: Answer) -> None:
+        answer.complete = True
+        if answer.bare:
+            # httptools goes on to wait for the body that a HEAD's reply announces.
+            self.parser = httptools.HttpResponseParser(self)
+
+    def _finish(self, answer: Answer) -> None:
+        self.answer = None
+        self.read_on()
+        if not answer.keep_alive:
+            self.transport.close()
+        elif self.whole:
+            self._release()
+        answer.settle(None)
+
+    def _fail(self, error: UpstreamError) -> None:
+        self.transport.abort()
+        self._settle(error)
+
+    def _settle(self, error: UpstreamError | None) -> None:
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            answer.push()
+            answer.settle(error)
+
+    def _release(self) -> None:
+        self.idle_since = self.loop.time()
+        self._free(self)
+
+    def abandon(self, answer: Answer) -> None:
+        """The reply is not wanted any more: the node sees the connection end."""
+        if self.answer is answer:
+            self.answer = None
+            self.drop()
+
+    def drop(self) -> None:
+        """End the connection now."""
+        self.closed = True
+        self.transport.abort()
+
+    def _ends_with_connection(self, answer: Answer) -> bool:
+        if answer.bare or answer.status in _BODILESS:
+            return False
+        return not any(
+            name.lower() in {b"content-length", b"transfer-encoding"}
+            for name, _ in answer.headers
+        )
+
+    # flow
+
+    def hold_back(self) -> None:
+        """Stop reading from the node."""
+        if not self._paused and not self.closed:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def read_on(self) -> None:
+        """Read from the node again."""
+        if self._paused and not self.closed:
+            self._paused = False
+            self.transport.resume_reading()

@@ -1,0 +1,125 @@
+"""The connections of one node: reused last-in first-out, replaced when stale, closed when old."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ollama_wrap import tasks
+from ollama_wrap.errors import ConnectFailed, UpstreamError, UpstreamTimeout
+from ollama_wrap.wire.connection import Connection
+
+#: Socket options of connections to nodes: a silent peer is found within 30 s.
+_KEEPALIVE = (
+    ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
+    ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 15),
+    ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 5),
+    ("TCP_KEEPCNT", socket.IPPROTO_TCP, 3),
+    ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, 20_000),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a pool connects to; times in seconds.
+
+    `addresses` are asked anew for each connection: literals that the prober has
+    resolved. `name` is what a TLS certificate is checked against.
+    """
+
+    addresses: Callable[[], Sequence[str]]
+    port: int
+    name: str
+    tls: ssl.SSLContext | None = None
+    connect: float = 2.0
+    idle: float = 30.0
+
+
+class Pool:
+    """Open connections to one node."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.idle: list[Connection] = []
+        self.loop = asyncio.get_running_loop()
+
+    def reuse(self) -> Connection | None:
+        """An idle connection, the one used last; None: `connect`."""
+        oldest = self.loop.time() - self.target.idle
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.closed or connection.transport.is_closing():
+                continue
+            if connection.idle_since < oldest:
+                connection.drop()
+                continue
+            return connection
+        return None
+
+    async def connect(self) -> Connection:
+        """A new connection.
+
+        Raises ConnectFailed, or UpstreamTimeout when nobody answers in time.
+        A caller that is cancelled meanwhile leaves the connection to the pool.
+        """
+        work = tasks.start(self._connect(), "connect")
+        try:
+            made = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(self._keep)
+            raise
+        if isinstance(made, Connection):
+            return made
+        raise made
+
+    def close(self) -> None:
+        """End all idle connections; those at work end with their requests."""
+        self.target = Target(self.target.addresses, self.target.port, self.target.name, idle=0)
+        while self.idle:
+            self.idle.pop().drop()
+
+    def _keep(self, work: "asyncio.Task[Connection | UpstreamError]") -> None:
+        if not work.cancelled() and isinstance(made := work.result(), Connection):
+            self._free(made)
+
+    async def _connect(self) -> Connection | UpstreamError:
+        target = self.target
+        addresses = target.addresses()
+        failure: UpstreamError = ConnectFailed(
+            f"the name {target.name} has no known address"
+        )
+        for address in addresses:
+            try:
+                async with asyncio.timeout(target.connect):
+                    return await self._open(address)
+            except TimeoutError:
+                failure = UpstreamTimeout(
+                    f"{address}:{target.port} did not answer within {target.connect:g} s"
+                )
+                failure.sent = False
+            except OSError as error:
+                failure = ConnectFailed(f"{address}:{target.port}: {error.strerror or error}")
+        return failure
+
+    async def _open(self, address: str) -> Connection:
+        target = self.target
+        transport, connection = await self.loop.create_connection(
+            lambda: Connection(self.loop, self._free),
+            address,
+            target.port,
+            ssl=target.tls,
+            server_hostname=target.name if target.tls else None,
+        )
+        sock = transport.get_extra_info("socket")
+        for name, level, value in _KEEPALIVE:
+            if hasattr(socket, name):
+                sock.setsockopt(level, getattr(socket, name), value)
+        return connection
+
+    def _free(self, connection: Connection) -> None:
+        if connection.closed or self.target.idle <= 0:
+            connection.drop()
+        else:
+            connection.idle_since = self.loop.time()
+            self.idle.append(connection)

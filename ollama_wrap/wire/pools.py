@@ -1,0 +1,58 @@
+"""The pool of each node: made when first used, closed when its node has left."""
+
+import ssl
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ollama_wrap.nodes.node import Node
+from ollama_wrap.wire.pool import Pool, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds that pools may take: to connect here, elsewhere, with TLS; and to keep idle."""
+
+    connect_local: float = 1.0
+    connect: float = 2.0
+    connect_tls: float = 4.0
+    idle: float = 30.0
+
+
+class Pools:
+    """Pools by node id. `tls` makes the context that nodes with https are checked with."""
+
+    def __init__(self, times: Times, tls: Callable[[], ssl.SSLContext]) -> None:
+        self._times = times
+        self._make_tls = tls
+        self._tls: ssl.SSLContext | None = None
+        self._pools: dict[str, tuple[Node, Pool]] = {}
+
+    def of(self, node: Node, addresses: Callable[[], Sequence[str]]) -> Pool:
+        """The pool of `node`; a node that was declared anew gets a new one."""
+        known = self._pools.get(node.id)
+        if known is not None and known[0] is node:
+            return known[1]
+        if known is not None:
+            known[1].close()
+        pool = Pool(self._target(node, addresses))
+        self._pools[node.id] = (node, pool)
+        return pool
+
+    def keep(self, ids: Iterable[str]) -> None:
+        """Close the pools of all other nodes."""
+        for left in set(self._pools) - set(ids):
+            self._pools.pop(left)[1].close()
+
+    def close(self) -> None:
+        """Close all."""
+        self.keep(())
+
+    def _target(self, node: Node, addresses: Callable[[], Sequence[str]]) -> Target:
+        times = self._times
+        if node.scheme == "https":
+            self._tls = self._tls or self._make_tls()
+            return Target(
+                addresses, node.port, node.host, self._tls, times.connect_tls, times.idle
+            )
+        connect = times.connect_local if node.local else times.connect
+        return Target(addresses, node.port, node.host, None, connect, times.idle)
