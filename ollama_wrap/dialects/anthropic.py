@@ -46,9 +46,9 @@ class Anthropic:
             return Ending(
                 tail.rstrip().endswith(b"}"), failed=False, prompt_tokens=prompt, tokens=tokens
             )
-        text = b"\n" + tail
-        failed = b"\nevent: error\n" in text
-        return Ending(b"\nevent: message_stop\n" in text, failed, prompt, tokens)
+        text = b"\n" + tail.rstrip()
+        done = text.endswith(b"}") and b"\nevent: message_stop\n" in text
+        return Ending(done, b"\nevent: error\n" in text, prompt, tokens)
 
 
 def _error(kind: str, text: str, request_id: str) -> str:

@@ -51,7 +51,7 @@ ROUTES: Final = {
 
 class _Line(msgspec.Struct):
     done: bool = False
-    error: msgspec.Raw | None = None
+    error: object = None
     prompt_eval_count: int | None = None
     eval_count: int | None = None
 

@@ -59,7 +59,7 @@ class OpenAI:
                 tail.rstrip().endswith(b"}"), failed=False, prompt_tokens=prompt, tokens=tokens
             )
         if operation == "responses":
-            event = _ended.search(tail)
+            event = _ended.search(tail) if tail.rstrip().endswith(b"}") else None
             word = event[1] or event[2] if event else b""
             return Ending(word in (b"completed", b"incomplete"), word == b"failed", prompt, tokens)
         text = tail.rstrip()

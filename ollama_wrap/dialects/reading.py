@@ -94,6 +94,8 @@ def read(
     Which value wins is known only at the end of a body, so nothing is stopped
     early: 32 MiB cost 15 to 80 ms. `whole=False` reads a beginning, 8 MiB at most,
     and is None where no model stands in it; it never says load or unload.
+    A value of a wrong type that a later one replaces is not noticed: every node
+    answers 400 to it.
     """
     if not route.reads_body:
         return Reading(route.model, False, route.kind, route.repeatable, follows=route.model)
