@@ -8,7 +8,7 @@ know what the answers mean.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -71,10 +71,11 @@ class Client:
     limited pool is full have left such pools unusable.
     """
 
-    def __init__(self, upstream: Upstream, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, upstream: Upstream, tls: Callable[[], ssl.SSLContext]) -> None:
+        """`tls` makes the context that a node with https is checked with."""
         self._upstream = upstream
         self._transport = httpx2.AsyncHTTPTransport(
-            verify=_verifier(upstream.node, tls),
+            verify=tls() if upstream.node.scheme == "https" else _nobody(),
             trust_env=False,
             limits=httpx2.Limits(max_keepalive_connections=KEPT, keepalive_expiry=IDLE),
         )
@@ -126,10 +127,8 @@ class _ConnectTimeout(UpstreamTimeout):
     sent = False
 
 
-def _verifier(node: Node, tls: ssl.SSLContext | None) -> ssl.SSLContext:
-    if node.scheme == "https":
-        return tls or ssl.create_default_context()
-    # Never used; the default would read all of the system's certificates.
+def _nobody() -> ssl.SSLContext:
+    """Trusts nobody; where there is no TLS, reading the system's certificates is spared."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 

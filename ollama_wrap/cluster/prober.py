@@ -63,6 +63,7 @@ class Prober:
         await tasks.stop(*self._loops)
         for watch in self._watches.values():
             await watch.stop()
+            watch.remember()
         await self._sightings.save()
 
     def refresh(self, node_id: str, *, models: bool = False) -> None:

@@ -135,6 +135,12 @@ class Watch:
         self.upstream.health = self.upstream.health.traffic_failed(now, wall)
         self._probing.ring()
 
+    def remember(self) -> None:
+        """Have it written when the node answered last; nothing if it never has."""
+        upstream = self.upstream
+        if (answered := upstream.health.last_seen_wall) is not None:
+            self._sightings.lost(upstream.node.id, upstream.inventory.seen, answered)
+
     async def probed(self) -> None:
         """Probe it now; come back when its health says what came of it."""
         if self._loops:
@@ -206,8 +212,8 @@ class Watch:
         now, wall = self._clock.monotonic(), self._clock.now()
         health = upstream.health.probed_bad(now, wall, error.text, accepted=error.sent)
         upstream.health = health
-        if health.probed is NodeState.DOWN and health.last_seen_wall is not None:
-            self._sightings.lost(upstream.node.id, upstream.inventory.seen, health.last_seen_wall)
+        if health.probed is NodeState.DOWN:
+            self.remember()
 
     def _is_us(self) -> None:
         if not self._found:
