@@ -35,6 +35,12 @@ def test_entries_of_tags_are_read_and_kept_as_they_came() -> None:
     )
 
 
+def test_entries_without_a_name_are_left_out() -> None:
+    assert read_tags(b'{"models":[{"name":"","digest":"ab"},{"model":"a"}]}') == (
+        Entry("a", raw=b'{"model":"a"}'),
+    )
+
+
 def test_entries_of_ps_say_when_they_expire_and_what_they_take() -> None:
     raw = b'{"name":"a","model":"a","size":7,"digest":"ab","expires_at":"soon","size_vram":0}'
 
