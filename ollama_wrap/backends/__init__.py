@@ -21,6 +21,8 @@ from ollama_wrap.backends.openai import OpenAI
 from ollama_wrap.backends.sglang import SGLang
 from ollama_wrap.nodes.node import NodeKind
 
+__all__ = ["BACKENDS", "Backend", "Client"]
+
 BACKENDS: Mapping[NodeKind, Callable[[Client], Backend]] = {
     NodeKind.OLLAMA: Ollama,
     NodeKind.SGLANG: SGLang,
