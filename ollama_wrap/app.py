@@ -10,11 +10,9 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 
-from ollama_wrap.lifecycle import Loops
 from ollama_wrap.api import asgi
 from ollama_wrap.api.edge import Edge, Facts
 from ollama_wrap.api.guards import Door, Rules
@@ -31,6 +29,7 @@ from ollama_wrap.cluster.sightings import Sightings
 from ollama_wrap.cluster.watch import Around
 from ollama_wrap.config import Settings
 from ollama_wrap.errors import ConfigError, StateError
+from ollama_wrap.lifecycle import Loops
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.mode import decide
 from ollama_wrap.nodes.names import canonical
@@ -184,9 +183,7 @@ class _Builder:
 
     def _fleet(self) -> Fleet:
         settings = self.settings
-        local = local_node(
-            settings.server.node_id, settings.local.address, settings.num_parallel
-        )
+        local = local_node(settings.server.node_id, settings.local.address, settings.num_parallel)
         others: tuple[Node, ...] = ()
         try:
             others = parse_nodes(settings.nodes.text)
@@ -229,7 +226,7 @@ class _Builder:
             clock=self.clock,
             rules=settings.health,
             backend=lambda upstream: BACKENDS[upstream.node.kind](
-                Client(upstream, _tls(settings) if upstream.node.scheme == "https" else None)
+                Client(upstream, lambda: _tls(settings))
             ),
             lookup=Resolver(),
             dice=random.random,
@@ -269,9 +266,7 @@ class _Builder:
             pools=self.pools,
             fleets=self.fleets,
             clock=self.clock,
-            waits=Waits(
-                up.first_byte_meta, up.first_byte_show, up.first_byte, up.first_byte_once
-            ),
+            waits=Waits(up.first_byte_meta, up.first_byte_show, up.first_byte, up.first_byte_once),
             node_id=self.settings.server.node_id,
             suspect=self.prober.suspect,
             refresh=lambda node_id: self.prober.refresh(node_id, models=True),
@@ -284,7 +279,10 @@ class _Builder:
             Allowance(retry.attempts, retry.share, retry.least, up.replay_limit, up.replay_total)
         )
         router = Router(
-            settings.routing.mode, settings.routing.strategy, settings.routing.digests, random.Random()
+            settings.routing.mode,
+            settings.routing.strategy,
+            settings.routing.digests,
+            random.Random(),  # noqa: S311  spreads load, hides nothing
         )
         hold = Hold(queue.hold, queue.per_key, queue.total)
         admission = Admission(self.fleets, self.clock, hold, self.metrics.waiting)

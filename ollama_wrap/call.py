@@ -74,6 +74,8 @@ class Call:
     dialect: str = "ollama"
     operation: str = ""
     model: str | None = None
+    #: the model whose holder can answer: of a copy its source, of a create its base
+    follows: str | None = None
     #: every other model name in the body: `from`, `source`, `destination`
     sources: tuple[str, ...] = ()
     #: came as `/ollama/…`: `target` and `path` are what follows

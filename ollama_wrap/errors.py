@@ -115,7 +115,9 @@ class NoUpstream(Unavailable):
 class AttemptsFailed(Unavailable):
     """Nodes were asked and none answered; `attempts` are (node id, outcome word) in order."""
 
-    def __init__(self, text: str, attempts: Sequence[tuple[str, str]], *, status: int = 503) -> None:
+    def __init__(
+        self, text: str, attempts: Sequence[tuple[str, str]], *, status: int = 503
+    ) -> None:
         super().__init__(text, status=status)
         self.attempts = tuple(attempts)
         #: the Reply of a node that did answer, though it is no success

@@ -35,6 +35,6 @@ class Loops:
         for step in self.after:
             try:
                 await step()
-            except Exception:
+            except Exception:  # noqa: BLE001  the others must stop too
                 log.get(__name__).exception("a part did not stop cleanly")
         log.flush()

@@ -6,7 +6,7 @@ says what.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from ollama_wrap import tasks
@@ -31,9 +31,7 @@ class Application:
         self._own = own
         self._edge = edge
 
-    async def __call__(
-        self, scope: MutableMapping[str, Any], receive: Receive, send: Send
-    ) -> None:
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """See the ASGI specification."""
         if scope["type"] == "http" and not self._edge.ours(_path(scope)):
             exchange = AsgiExchange(scope, receive, send)
@@ -50,14 +48,15 @@ class AsgiExchange:
         self.method: str = scope["method"]
         self.target: bytes = _path(scope).encode("latin-1") + (b"?" + query if query else b"")
         self.headers: list[Header] = list(scope["headers"])
-        self.fields = {name.lower(): value for name, value in reversed(self.headers)}
+        self.fields: Mapping[bytes, bytes] = {name.lower(): value for name, value in reversed(self.headers)}
         self.http11: bool = scope.get("http_version", "1.1") != "1.0"
         self.client: str = (scope.get("client") or ("",))[0]
         self.listener: str = (scope.get("server") or ("",))[0] or ""
         self.has_body = bool({b"content-length", b"transfer-encoding"} & self.fields.keys())
+        self.keep_alive = True
         self.started = self.over = self.paused = False
         self.writable: Callable[[], None] | None = None
-        self.gone: Callable[[], None] | None = None
+        self.gone: Callable[[], object] | None = None
         self._receive = receive
         self._send = send
         self._body: asyncio.Queue[bytes] = asyncio.Queue(1)
@@ -125,7 +124,7 @@ class AsgiExchange:
 
     # the answer
 
-    def begin(self, status: int, phrase: bytes, headers: list[Header], framing: Framing) -> None:  # noqa: ARG002
+    def begin(self, status: int, phrase: bytes, headers: list[Header], framing: Framing) -> None:
         """See `Exchange.begin`."""
         self.started = True
         self._out.put_nowait(

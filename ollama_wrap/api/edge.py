@@ -10,22 +10,24 @@ import contextlib
 import itertools
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
+from functools import partial
 
 from ollama_wrap import dialects, tasks
 from ollama_wrap.api import errors
 from ollama_wrap.api.guards import ASK, Door, Refusal
-from ollama_wrap.call import Call, Kind, Mode, Priority
+from ollama_wrap.call import Call, Header, Kind, Mode, Priority
 from ollama_wrap.clock import Clock
 from ollama_wrap.dialects import DIALECTS, Ending
-from ollama_wrap.errors import BadCall, CallerError, StreamBroken, UpstreamError, WrapError
+from ollama_wrap.errors import StreamBroken, UpstreamError, WrapError
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.observe import log
 from ollama_wrap.proxy import headers
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.proxy.running import Open
-from ollama_wrap.reply import Reply
+from ollama_wrap.reply import Origin, Reply
 from ollama_wrap.wire.base import Exchange, Framing
 from ollama_wrap.wire.relay import Relay
 
@@ -92,7 +94,7 @@ class Edge:
         if self.ours(path):
             return False
         task = tasks.start(self._serve(exchange, path), "call")
-        exchange.gone = task.cancel
+        exchange.gone = partial(task.cancel, "the client left")
         return True
 
     async def _serve(self, exchange: Exchange, path: str) -> None:
@@ -108,7 +110,7 @@ class Edge:
             exchange.cut()
         except WrapError as error:
             self._refuse(exchange, call, one, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a fault of ours is answered and said, not lost
             log.get(__name__).exception("a request failed in our own code", request_id=call.id)
             self._refuse(exchange, call, one, WrapError(f"internal error: {error}"))
         finally:
@@ -145,10 +147,12 @@ class Edge:
 
     async def _answer(self, exchange: Exchange, call: Call, one: Open) -> Ending | None:
         refusal = self._door.stock(call, exchange.listener)
+        if refusal is not None and self._door.redirects(call, exchange.listener):
+            refusal = None
         if refusal is ASK:
             refusal = await self._door.origin(call, exchange.listener)
         if refusal is not None:
-            self._write(exchange, one, refusal.status, list(refusal.headers), refusal.body)
+            self._turn_away(exchange, one, refusal)
             return None
         _wishes(call, call.fields)
         await self._read(exchange, call)
@@ -196,7 +200,7 @@ class Edge:
         call.model, call.stream, call.kind = reading.model, reading.stream, reading.kind
         call.repeatable = reading.repeatable
         call.bound_to_digest, call.unload = reading.bound_to_digest, reading.unload
-        call.sources = reading.sources
+        call.follows, call.sources = reading.follows, reading.sources
 
     # out
 
@@ -213,6 +217,8 @@ class Edge:
         if isinstance(reply.body, bytes):
             self._whole(exchange, one, reply, fields)
             return None
+        if origin.local and headers.closes(reply.headers):
+            exchange.keep_alive = False
         exchange.begin(reply.status, reply.phrase, fields, framing)
         relay = Relay(exchange, reply.body, one.tap.feed)
         relay.start()
@@ -250,22 +256,28 @@ class Edge:
             exchange.feed([marker])
         exchange.cut()
 
-    def _whole(
-        self, exchange: Exchange, one: Open, reply: Reply, fields: list[headers.Header]
-    ) -> None:
+    def _whole(self, exchange: Exchange, one: Open, reply: Reply, fields: list[Header]) -> None:
         body = reply.body if isinstance(reply.body, bytes) else b""
-        self._write(exchange, one, reply.status, fields, body)
+        self._write(exchange, one, reply.status, [*fields, _length(body)], body)
+
+    def _turn_away(self, exchange: Exchange, one: Open, refusal: Refusal) -> None:
+        """As stock would: with a date, and for HEAD without a length."""
+        date = formatdate(self._clock.now(), usegmt=True).encode()
+        fields = [*refusal.headers, (b"Date", date)]
+        if one.call.method != "HEAD":
+            fields.append((b"Content-Length", b"%d" % len(refusal.body)))
+        fields += headers.ours(one.call, Origin(), self._standalone())
+        self._write(exchange, one, refusal.status, fields, refusal.body)
 
     def _write(
         self,
         exchange: Exchange,
         one: Open,
         status: int,
-        fields: list[headers.Header],
+        fields: list[Header],
         body: bytes,
     ) -> None:
         one.status = status
-        fields = [*fields, (b"Content-Length", b"%d" % len(body))]
         bare = one.call.method == "HEAD" or not body
         framing = Framing.NONE if bare else Framing.LENGTH
         exchange.begin(status, _PHRASES.get(status, b""), fields, framing)
@@ -281,9 +293,13 @@ class Edge:
             self._break(exchange, call, one, "bad-response")
             return
         status, fields, body = errors.render(error, call)
-        origin = one.reply.origin if one.reply is not None else headers.Origin()
+        origin = one.reply.origin if one.reply is not None else Origin()
         self._write(
-            exchange, one, status, fields + headers.ours(call, origin, self._standalone()), body
+            exchange,
+            one,
+            status,
+            [*fields, _length(body), *headers.ours(call, origin, self._standalone())],
+            body,
         )
 
     def _ended_early(self, exchange: Exchange, call: Call, one: Open) -> None:
@@ -302,7 +318,7 @@ class Edge:
         return fleet.reason if fleet.mode is Mode.STANDALONE else None
 
 
-def _wishes(call: Call, fields: "headers.Mapping[bytes, bytes]") -> None:
+def _wishes(call: Call, fields: Mapping[bytes, bytes]) -> None:
     """What the client says to us, in headers that no node sees."""
     if (value := fields.get(b"x-ollama-target-nodes")) is not None:
         call.targets = tuple(
@@ -323,6 +339,10 @@ def _wishes(call: Call, fields: "headers.Mapping[bytes, bytes]") -> None:
     with contextlib.suppress(ValueError):
         if (value := fields.get(b"x-ollama-timeout-ms")) is not None:
             call.deadline = call.started + max(0, int(value)) / 1000
+
+
+def _length(body: bytes) -> Header:
+    return b"Content-Length", b"%d" % len(body)
 
 
 def _may_mark(reply: Reply | None) -> bool:

@@ -6,6 +6,7 @@ hosts. What may be done inside is `rights` and `scopes`. It must not know bodies
 """
 
 import hashlib
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ KEPT = 1024
 HEALTH = frozenset({"/health", "/health/live", "/health/ready"})
 _FORWARDED = frozenset({b"forwarded", b"x-real-ip", b"cf-connecting-ip"})
 _LOOPBACK = ("127.", "::ffff:127.")
+#: paths that Go's ServeMux cleans, and those whose last slash gin takes off
+_REDIRECTED = re.compile(r"//|/\.{1,2}(?:/|\Z)|./\Z")
 _METHODS = ("HEAD", "GET", "POST", "DELETE")
 
 
@@ -113,6 +116,16 @@ class Door:
         entry = self._entry(call, listener)
         call.keep_host = entry.keep
         return None if entry.open else _empty(403, call)
+
+    def redirects(self, call: Call, listener: str) -> bool:
+        """Whether stock would redirect this path before it looks at Host and Origin.
+
+        Then both go out as they came, to a stock on loopback that judges them itself.
+        """
+        if not self.rules.local_loopback or not _REDIRECTED.search(call.path):
+            return False
+        call.keep_host = hosts.loopback_bound(listener, self.rules.listeners)
+        return call.keep_host
 
     async def origin(self, call: Call, listener: str) -> Refusal | None:
         """The rest of `stock`, once the local Ollama has been asked about the Origin."""

@@ -1,6 +1,5 @@
 """`ollama-wrap serve`: the sidecar under uvicorn, with our own protocol class."""
 
-import asyncio
 import socket
 import sys
 from argparse import ArgumentParser, Namespace

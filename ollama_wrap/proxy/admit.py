@@ -14,7 +14,8 @@ from ollama_wrap.call import Call, Mode
 from ollama_wrap.clock import Clock
 from ollama_wrap.errors import Overloaded
 from ollama_wrap.nodes.fleet import Fleets
-from ollama_wrap.routing.router import Candidate, Ranking
+from ollama_wrap.routing.policies.base import Candidate
+from ollama_wrap.routing.router import Ranking
 
 Rank = Callable[[], Ranking]
 

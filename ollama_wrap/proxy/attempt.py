@@ -29,7 +29,7 @@ _ERROR_BODY = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Seconds a node may take to its first byte where an operator, or this program, limits it; 0: none."""
+    """Seconds that a node may take to its first byte; 0: no limit."""
 
     meta: float = 5.0
     show: float = 15.0
@@ -186,9 +186,7 @@ class Attempt:
         call = self.call
         node = self.upstream.node
         length = self._length()
-        fields = headers.request(
-            call, _host(node), self._marks(), local=node.local, length=length
-        )
+        fields = headers.request(call, _host(node), self._marks(), local=node.local, length=length)
         target = node.prefix.encode() + call.target if node.prefix else call.target
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (
             call.method.encode(),

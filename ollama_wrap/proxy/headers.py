@@ -103,6 +103,13 @@ def reply(
     return kept, Framing.NONE if bare or status in {204, 304} else framing
 
 
+def closes(fields: Iterable[Header]) -> bool:
+    """Whether a reply says that its connection ends, which is then the client's too."""
+    return any(
+        name.lower() == b"connection" and b"close" in value.lower() for name, value in fields
+    )
+
+
 def prefixed(fields: list[Header], prefix: bytes) -> list[Header]:
     """The fields with the prefix put back before a relative Location."""
     return [

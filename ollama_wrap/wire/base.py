@@ -45,9 +45,11 @@ class Exchange(Protocol):
     """`begin` was called."""
     over: bool
     """The answer is complete or cut, or the client is gone."""
+    keep_alive: bool
+    """The connection serves on after this answer, as far as we know."""
     paused: bool
     writable: Callable[[], None] | None
-    gone: Callable[[], None] | None
+    gone: Callable[[], object] | None
     """Called once when the client leaves before its answer is complete."""
 
     async def whole(self, limit: int) -> bytes | None:

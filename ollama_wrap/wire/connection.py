@@ -42,12 +42,12 @@ class Answer:
         "error",
         "headers",
         "keep_alive",
+        "phrase",
         "pieces",
         "received",
         "reused",
         "size",
         "status",
-        "phrase",
     )
 
     def __init__(self, connection: "Connection", *, bare: bool, reused: bool) -> None:
@@ -341,8 +341,7 @@ class Connection(asyncio.Protocol):
         if answer.bare or answer.status in _BODILESS:
             return False
         return not any(
-            name.lower() in {b"content-length", b"transfer-encoding"}
-            for name, _ in answer.headers
+            name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in answer.headers
         )
 
     # flow

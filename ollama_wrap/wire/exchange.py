@@ -7,7 +7,7 @@ connection and nothing of what answers.
 import asyncio
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ollama_wrap.call import Header
@@ -57,7 +57,7 @@ class InboundExchange:
         method: str,
         target: bytes,
         headers: list[Header],
-        fields: dict[bytes, bytes],
+        fields: Mapping[bytes, bytes],
     ) -> None:
         self.connection = connection
         self.method = method
@@ -72,7 +72,7 @@ class InboundExchange:
         self.stalled = 0.0
         self._waiting = 0
         self.framing = Framing.NONE
-        self.gone: Callable[[], None] | None = None
+        self.gone: Callable[[], object] | None = None
         self.writable: Callable[[], None] | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -173,18 +173,17 @@ class InboundExchange:
         self.started = True
         if framing is Framing.CHUNKED and not self.http11:
             framing = Framing.CLOSE
-        elif framing is Framing.CLOSE and self.http11:
-            framing = Framing.CHUNKED
         self.framing = framing
         if framing is Framing.CLOSE or not self.complete or self.connection.extra:
             self.keep_alive = False
         lines = [b"HTTP/1.%d %d %b\r\n" % (self.http11, status, phrase)]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-        if not self.keep_alive:
+        if not self.http11:
+            if self.keep_alive:
+                lines.append(b"Connection: keep-alive\r\n")
+        elif not self.keep_alive:
             lines.append(b"Connection: close\r\n")
-        elif not self.http11:
-            lines.append(b"Connection: keep-alive\r\n")
         lines.append(
             b"Transfer-Encoding: chunked\r\n\r\n" if framing is Framing.CHUNKED else b"\r\n"
         )

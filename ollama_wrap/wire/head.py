@@ -7,6 +7,7 @@ servers before and behind us must agree on where a request ends.
 
 import re
 from dataclasses import dataclass
+from email.utils import formatdate
 
 from ollama_wrap.call import Header
 
@@ -27,16 +28,36 @@ PHRASES = {
     505: b"HTTP Version Not Supported",
 }
 
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.%]+\]|[^\x00-\x20\"#/<>?@\\\[\]^`{|}\x7f:]*)(?::[0-9]*)?\Z")
+#: the bytes that Go's server takes in a Host (httpguts.ValidHostHeader)
+_HOST = re.compile(rb"[0-9A-Za-z!$%&'()*+,\-.:;=\[\]_~]*\Z")
 _NOT_IN_HEAD = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)")
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a request is refused before anybody reads it."""
+    """Why a request is refused before anybody reads it; without `text` where stock says none."""
 
     status: int
-    text: str
+    text: str = ""
+
+    @property
+    def reply(self) -> bytes:
+        """The whole reply, in the form of Go's server: framed by the close."""
+        line = b"%d %b" % (self.status, PHRASES[self.status])
+        if self.status == 417:
+            # stock says this one in its handlers' form
+            date = formatdate(usegmt=True).encode()
+            return b"HTTP/1.1 %b\r\nConnection: close\r\nDate: %b\r\nContent-Length: 0\r\n\r\n" % (
+                line,
+                date,
+            )
+        if self.text:
+            line += b": " + self.text.encode()
+        again = b"Retry-After: 1\r\n" if self.status == 503 else b""
+        return (
+            b"HTTP/1.1 %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
+            b"%bConnection: close\r\n\r\n%b" % (line, again, line)
+        )
 
 
 def unfinished(data: bytes | bytearray) -> Fault | None:
@@ -44,8 +65,8 @@ def unfinished(data: bytes | bytearray) -> Fault | None:
     if len(data) > MAX_HEAD:
         return Fault(431, "request head too large")
     first = data[0]
-    if not (0x41 <= first <= 0x5A or first in b"\r\n") or _NOT_IN_HEAD.search(data):
-        return Fault(400, "not an HTTP request")
+    if not 0x41 <= first <= 0x5A or _NOT_IN_HEAD.search(data):
+        return Fault(400)
     if len(data) > MAX_TARGET + 32 and data.find(b"\r\n") < 0:
         return Fault(414, "request target too long")
     return None
@@ -78,13 +99,13 @@ def _fields(version: str, headers: list[Header]) -> Fault | None:
             if not _HOST.match(value):
                 return Fault(400, "malformed Host header")
         elif size == 6 and name.lower() == b"expect" and value.lower() != b"100-continue":
-            return Fault(417, "expectation failed")
+            return Fault(417)
         elif size == 17 and name.lower() == b"transfer-encoding":
             codings += 1
             if version == "1.0" or codings > 1 or value.lower() != b"chunked":
                 return Fault(400, "unsupported transfer encoding")
     if hosts > 1 or (hosts == 0 and version == "1.1"):
-        return Fault(400, "missing required Host header" if not hosts else "too many Host headers")
+        return Fault(400, "" if hosts else "missing required Host header")
     return None
 
 

@@ -25,10 +25,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ollama_wrap.wire import head as heads
+from ollama_wrap.wire.base import Exchange
 from ollama_wrap.wire.exchange import InboundExchange
 from ollama_wrap.wire.guard import Guard, Limits
 
-Take = Callable[[InboundExchange], bool]
+Take = Callable[[Exchange], bool]
 
 HEAD, BODY, CHUNKED, ANSWER, DROP = range(5)
 
@@ -54,6 +55,8 @@ DROPPED = 256 * 1024
 LINGER = 0.5
 
 _UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
+_BLANK = (b"\r", b"\n")
+_EIGHT_BIT = re.compile(rb"[\x80-\xff]")
 _MASKED = b"upgrad~"
 #: TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp_states.h
 _LEFT = (7, 8)
@@ -80,7 +83,7 @@ class Inbound(HttpToolsProtocol):
         self.upgrade = Upgrade.NONE
         self.extra = self.served = False
         self.left = self.dropped = 0
-        self.held = b""
+        self.held = self.raw_target = b""
 
     # transport
 
@@ -143,6 +146,9 @@ class Inbound(HttpToolsProtocol):
     def _take_head(self, data: bytes) -> bytes:
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
+        if data[:1] in _BLANK:
+            self._refuse(heads.Fault(400))  # as stock: no empty line before a request
+            return b""
         end = data.find(b"\r\n\r\n") + 4
         if end == 3:
             if not self.left:
@@ -157,11 +163,18 @@ class Inbound(HttpToolsProtocol):
             return b""
         self.left = 0
         self.since = self.loop.time()
-        if end == len(data):
-            self._parse(data)
+        head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
+        line, _, fields = head.partition(b"\r\n")
+        self.raw_target = b""
+        if line.count(b" ") != 2:
+            self._refuse(heads.Fault(400))
             return b""
-        self._parse(data[:end])
-        return data[end:]
+        if not line.isascii():
+            # httptools refuses bytes that stock takes in a target.
+            self.raw_target = line[line.find(b" ") + 1 : line.rfind(b" ")]
+            head = _EIGHT_BIT.sub(b"x", line) + b"\r\n" + fields
+        self._parse(head)
+        return rest
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -169,7 +182,7 @@ class Inbound(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             pass
         except httptools.HttpParserError:
-            self.fault = self.fault or heads.Fault(400, "malformed HTTP request")
+            self.fault = self.fault or heads.Fault(400)
         if self.upgrade is Upgrade.WANTED:
             self._parse_masked(data)
         elif self.fault is not None:
@@ -219,7 +232,7 @@ class Inbound(HttpToolsProtocol):
             self.upgrade = Upgrade.WANTED
             return
         version = parser.get_http_version()
-        target = self.url
+        target = self.raw_target or self.url
         fields = {name.lower(): value for name, value in reversed(self.headers)}
         if target[:4].lower() == b"http":
             target = heads.own_path(target, fields.get(b"host", b"")) or target
@@ -334,18 +347,7 @@ class Inbound(HttpToolsProtocol):
             exchange.lost()
             exchange.reset()
             return
-        body = fault.text.encode()
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\nContent-Type: text/plain; charset=utf-8\r\n"
-            b"%bConnection: close\r\nContent-Length: %d\r\n\r\n%b"
-            % (
-                fault.status,
-                heads.PHRASES[fault.status],
-                b"Retry-After: 1\r\n" if fault.status == 503 else b"",
-                len(body),
-                body,
-            )
-        )
+        self.transport.write(fault.reply)
         if exchange is not None:
             exchange.lost()
         self.linger()

@@ -86,9 +86,7 @@ class Pool:
     async def _connect(self) -> Connection | UpstreamError:
         target = self.target
         addresses = target.addresses()
-        failure: UpstreamError = ConnectFailed(
-            f"the name {target.name} has no known address"
-        )
+        failure: UpstreamError = ConnectFailed(f"the name {target.name} has no known address")
         for address in addresses:
             try:
                 async with asyncio.timeout(target.connect):

@@ -51,8 +51,6 @@ class Pools:
         times = self._times
         if node.scheme == "https":
             self._tls = self._tls or self._make_tls()
-            return Target(
-                addresses, node.port, node.host, self._tls, times.connect_tls, times.idle
-            )
+            return Target(addresses, node.port, node.host, self._tls, times.connect_tls, times.idle)
         connect = times.connect_local if node.local else times.connect
         return Target(addresses, node.port, node.host, None, connect, times.idle)

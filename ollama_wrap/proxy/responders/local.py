@@ -13,7 +13,7 @@ class Local:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    async def answer(self, call: Call, before: Unavailable | None) -> Reply:  # noqa: ARG002
+    async def answer(self, call: Call, before: Unavailable | None) -> Reply:
         """See `Responder`."""
         upstream = self._wire.fleets.current.local
         upstream.take(None)

@@ -14,7 +14,8 @@ from ollama_wrap.proxy.budget import Budget
 from ollama_wrap.proxy.outcome import Outcome, Repeat
 from ollama_wrap.proxy.responders.failed import failed
 from ollama_wrap.reply import Reply
-from ollama_wrap.routing.router import Candidate, Ranking, Router
+from ollama_wrap.routing.policies.base import Candidate
+from ollama_wrap.routing.router import Ranking, Router
 
 #: Seconds of back-off after the first counted attempt, and at most.
 _BACKOFF, _BACKOFF_MOST = 0.05, 1.0
@@ -73,7 +74,7 @@ class Ranked:
         """The order in which nodes would be asked now."""
         return self._router.rank(call, self._wire.fleets.current, self._wire.clock.monotonic())
 
-    async def answer(self, call: Call, before: Unavailable | None) -> Reply:  # noqa: ARG002
+    async def answer(self, call: Call, before: Unavailable | None) -> Reply:
         """See `Responder`."""
         trail = _Trail()
         try:
@@ -108,7 +109,7 @@ class Ranked:
         if ranking.passed_over is None or self._fallback_on():
             return ranking
         # Without fallback the preferred side is asked even if it is known to be down.
-        local = Candidate(self._wire.fleets.current.local, "local")
+        local = Candidate(self._wire.fleets.current.local, "local", 0.0)
         return Ranking((local,), ranking.key)
 
     async def _run(self, call: Call, attempt: Attempt, trail: _Trail) -> Outcome:
