@@ -8,7 +8,7 @@ know what the answers mean.
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,6 +34,8 @@ KEPT = 2
 #: share of the time in which connections must be made, so that a node that takes none shows as such
 CONNECTING = 0.8
 
+#: httpx2's words for a connection that ended before the answer did; to it a protocol error
+_ENDED = ("Server disconnected", "peer closed connection")
 #: theirs to ours; the first that fits
 _ERRORS: tuple[tuple[type[Exception], type[UpstreamError]], ...] = (
     (httpx2.ConnectError, ConnectFailed),
@@ -168,10 +170,8 @@ def host_header(node: Node) -> bytes:
 async def _body(response: httpx2.Response, cap: int) -> bytes:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise BadReply("the answer is encoded, which was not asked for")
-    if not isinstance(response.stream, AsyncIterable):
-        raise BadReply("the answer has no body that can be read")
     body = bytearray()
-    async for piece in response.stream:
+    async for piece in response.aiter_raw():
         body += piece
         if len(body) > cap:
             raise BadReply(f"the answer is longer than {cap} bytes")
@@ -185,5 +185,6 @@ def _translated() -> Iterator[None]:
     except httpx2.ConnectTimeout as error:
         raise _ConnectTimeout("no connection in time") from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        text = str(error) or type(error).__name__
         ours = next(ours for theirs, ours in _ERRORS if isinstance(error, theirs))
-        raise ours(str(error) or type(error).__name__) from error
+        raise (StreamBroken if text.startswith(_ENDED) else ours)(text) from error

@@ -38,11 +38,13 @@ def http(body: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
 class Server:
     """Answers each path with bytes as they are; `None`: with nothing, and keeps the connection.
 
-    `then_close`: the connection ends after each answer, though nothing announced it.
+    `then_close`: the connection ends after each answer, though nothing announced it;
+    `once`: a second request on a connection ends it without an answer.
     """
 
     replies: dict[bytes, bytes | None] = field(default_factory=dict)
     then_close: bool = False
+    once: bool = False
     port: int = 0
     connections: int = 0
     asked: list[tuple[bytes, dict[bytes, bytes]]] = field(default_factory=list)
@@ -51,7 +53,9 @@ class Server:
         self.connections += 1
         with suppress(OSError, asyncio.IncompleteReadError):
             while await self.answer(reader, writer):
-                pass
+                if self.once:
+                    await reader.readuntil(b"\r\n\r\n")
+                    break
         writer.close()
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -279,7 +283,7 @@ async def test_answer_that_is_cut_is_an_error(server: Server, connect: Connect) 
     server.replies[b"/api/version"] = http(VERSION)[:-1]
     server.then_close = True
 
-    with pytest.raises(UpstreamError):
+    with pytest.raises(StreamBroken):
         await connect(node(server.port)).ask(version())
 
 
@@ -315,6 +319,18 @@ async def test_connection_that_ended_while_idle_costs_nothing(
     answers = [await client.ask(version()) for _ in range(20)]
 
     assert [answer.status for answer in answers] == [404] * 20
+
+
+async def test_connection_that_ends_under_a_question_is_replaced(
+    server: Server, connect: Connect
+) -> None:
+    server.once = True
+    client = connect(node(server.port))
+
+    answers = [await client.ask(version()) for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [404] * 3
+    assert server.connections == 3
 
 
 async def test_refused_connection_is_said_and_nothing_was_sent(connect: Connect) -> None:
