@@ -102,7 +102,7 @@ def parse_nodes(text: str) -> tuple[Node, ...]:
 
 def _entries(text: str, problems: list[str]) -> list[Any]:
     text = text.strip()
-    if not text.startswith(("[", "{")) or re.match(r"\[[0-9a-fA-F:.]+\]", text):
+    if not text.startswith(("[", "{")) or re.match(r"\[[0-9a-fA-F]*:[0-9a-fA-F:.]*\]", text):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:
         value = json.loads(text)

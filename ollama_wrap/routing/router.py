@@ -146,7 +146,8 @@ class Router:
         first: Upstream | None = None
         left = False
         for tier in sorted(tiers):
-            group = self._group(case, tiers[tier], left=left, tiered=len(tiers) > 1)
+            tiered = sum(one[0] == tier[0] for one in tiers) > 1
+            group = self._group(case, tiers[tier], left=left, tiered=tiered)
             first = first or group[0].upstream
             left = left or all(one.busy for one in group)
             for one in group:

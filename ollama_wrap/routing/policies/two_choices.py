@@ -27,8 +27,9 @@ class TwoChoices:
 
 
 def spread(candidates: Sequence[Candidate], dice: Random) -> list[Candidate]:
-    """The better of two at random first, the others by score."""
-    order = sorted(candidates, key=_score)
+    """The better of two at random first, the others by score; equals in any order."""
+    order = dice.sample(candidates, len(candidates))
+    order.sort(key=_score)
     if len(order) > 1:
         # Of two places in the sorted list the nearer one is the better of the two.
         first = min(dice.sample(range(len(order)), 2))
