@@ -37,6 +37,13 @@ _UNKNOWN_SERVICE = 1.0
 _NEAR = 0.8
 #: more slots than this are not learned from what was seen
 _LEARNED_MOST = 256
+_DOUBTED = frozenset({NodeState.SUSPECT, NodeState.JOINING})
+#: states in which it is not asked, as words of X-Ollama-Fallback-Reason
+_STANDING = {
+    NodeState.DOWN: "node-down",
+    NodeState.INCOMPATIBLE: "node-down",
+    NodeState.DRAINING: "drained",
+}
 
 
 class Blame(StrEnum):
@@ -92,6 +99,8 @@ class Upstream:
 
     `changed` fires when its state, circuit, models or sidecar's word change;
     `freed` when a call has ended there. `latency`: smoothed service time in s.
+    `state` is its health and what its sidecar says of itself; `doubted`: it is
+    asked last; `routable`: of a kind and a version that calls may go to.
     """
 
     def __init__(
@@ -125,6 +134,8 @@ class Upstream:
         self._cooldown = Cooldown() if circuit is None else Cooldown(rules=circuit)
         self._measured_at = 0.0
         self._dice = dice
+        self._handicap = (_NEAR if node.local else 1.0) * 100.0 / node.weight
+        self._settle()
         patterns = "|".join(fnmatch.translate(pattern) for pattern in node.patterns)
         self._patterns = re.compile(patterns) if patterns else None
 
@@ -139,8 +150,9 @@ class Upstream:
 
     @health.setter
     def health(self, health: Health) -> None:
-        before, self._health = self._health.state, health
-        if health.state is not before:
+        before, self._health = self.state, health
+        self._settle()
+        if self.state is not before:
             self.changed.fire()
 
     @property
@@ -163,22 +175,11 @@ class Upstream:
     def sidecar(self, sidecar: Sidecar | None) -> None:
         before, self._sidecar = self._sidecar, sidecar
         self._foreign = max(0, sidecar.in_flight - self.in_flight) if sidecar else 0
+        self._settle()
         if sidecar != before:
             self.changed.fire()
 
     # ---------------------------------------------------------------- may it be asked?
-
-    @property
-    def state(self) -> NodeState:
-        """Its health, and what its sidecar says of itself."""
-        state, sidecar = self._health.state, self._sidecar
-        if sidecar is None or state is NodeState.DOWN:
-            return state
-        if not sidecar.compatible:
-            return NodeState.INCOMPATIBLE
-        if not sidecar.ollama:
-            return NodeState.DOWN
-        return NodeState.DRAINING if sidecar.drain else state
 
     def state_word(self, now: float) -> str:
         """The state as people read it."""
@@ -186,17 +187,12 @@ class Upstream:
 
     def obstacle(self, now: float) -> str | None:
         """Why it may not be asked, as a word of X-Ollama-Fallback-Reason; None: it may."""
-        state = self.state
-        if state is NodeState.DOWN or state is NodeState.INCOMPATIBLE:
-            return "local-unhealthy" if self.node.local else "node-down"
-        if state is NodeState.DRAINING:
-            return "drained"
-        circuit = self.circuit
-        if circuit.retry_at is None:
-            return None
+        retry_at = self.circuit.retry_at
+        if retry_at is None or self._standing is not None:
+            return self._standing
         # A trial is for a node whose last probe was good.
-        good = not self._health.fails and state is not NodeState.SUSPECT
-        return None if good and circuit.allows(now) else "circuit-open"
+        good = not self._health.fails and self.state is not NodeState.SUSPECT
+        return None if good and self.circuit.allows(now) else "circuit-open"
 
     def available(self, now: float) -> bool:
         """Neither down, drained nor incompatible, and its circuit lets a call through."""
@@ -229,8 +225,8 @@ class Upstream:
     @property
     def load(self) -> int:
         """Calls there, as far as we know: ours, and those of others at its sidecar."""
-        queued = self._sidecar.queued if self._sidecar else 0
-        return self._load.total + self._foreign + queued + self.queued
+        theirs = 0 if self._sidecar is None else self._foreign + self._sidecar.queued
+        return self._load.total + self.queued + theirs
 
     def running(self, key: str | None) -> int:
         """Calls of ours in flight there for this model."""
@@ -271,8 +267,7 @@ class Upstream:
     def score(self) -> float:
         """Expected wait in seconds, weighed; less is better."""
         service = _UNKNOWN_SERVICE if self.latency is None else self.latency
-        near = _NEAR if self.node.local else 1.0
-        return (self.load + 1) * service * near * 100.0 / self.node.weight
+        return (self.load + 1) * service * self._handicap
 
     # ---------------------------------------------------------------- a call comes and goes
 
@@ -319,6 +314,7 @@ class Upstream:
         if (before.retry_at is None) != (self.circuit.retry_at is None):
             if self.circuit.retry_at is None:
                 self._health = self._health.warmed_again(now, wall)
+                self._settle()
             self.changed.fire()
         if verdict.suspect:
             self.health = self._health.traffic_failed(now, wall)
@@ -330,6 +326,23 @@ class Upstream:
         else:
             self._cooldowns.pop(key, None)
         self.changed.fire()
+
+    def _settle(self) -> None:
+        """Work out, once for many rankings, what health and sidecar say together."""
+        state, sidecar = self._health.state, self._sidecar
+        if sidecar is not None and state is not NodeState.DOWN:
+            if not sidecar.compatible:
+                state = NodeState.INCOMPATIBLE
+            elif not sidecar.ollama:
+                state = NodeState.DOWN
+            elif sidecar.drain:
+                state = NodeState.DRAINING
+        self.state = state
+        self.doubted = state in _DOUBTED
+        self.routable = self.node.kind is NodeKind.OLLAMA and state is not NodeState.INCOMPATIBLE
+        self._standing = _STANDING.get(state)
+        if state is NodeState.DOWN and self.node.local:
+            self._standing = "local-unhealthy"
 
     def _record_model(self, verdict: Verdict, key: str | None, now: float) -> None:
         if verdict.success:
