@@ -18,11 +18,14 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from ollama_wrap.call import Kind
 from ollama_wrap.observe.ended import Ended
+
+#: of what `Metrics.render` gives
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 PREFIX = "ollama_wrap_"
 OTHER = "other"
