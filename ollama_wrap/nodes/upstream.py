@@ -234,7 +234,7 @@ class Upstream:
 
     def loading_other(self, key: str | None) -> bool:
         """Whether a call of ours waits there for another model to be loaded."""
-        return any(
+        return bool(self._load.by_key) and any(
             other is not None and other != key and not self._inventory.has_loaded(other)
             for other in self._load.by_key
         )

@@ -77,16 +77,12 @@ class _Case:
     #: who has the model: the local Ollama; another node
     here: bool = False
     elsewhere: bool = False
-    #: the slots of all who may be asked are declared or reported
-    declared: bool = False
 
     def __post_init__(self) -> None:
-        for upstream in (*self.sight.live, *self.sight.blocked):
-            if upstream.node.local:
-                self.here = True
-            else:
-                self.elsewhere = True
-        self.declared = all(one.slots(self.key)[1] for one in self.sight.live)
+        live, blocked, local = self.sight.live, self.sight.blocked, self.fleet.local
+        # The local one is looked at first.
+        self.here = (bool(live) and live[0] is local) or local in blocked
+        self.elsewhere = len(live) + len(blocked) > self.here
 
 
 class Router:
@@ -122,8 +118,7 @@ class Router:
         ordered, first = self._ordered(case)
         digest = _reference(case, first)
         candidates = self._by_digest(case, ordered, digest)
-        equal = [one for one in candidates if not one.conflict]
-        holdable = len(equal) > 1 and all(one.upstream.slots(case.key)[1] for one in equal)
+        holdable = len(ordered) > 1 and _holdable(candidates, case.key)
         if not candidates:
             candidates = self._by_digest(case, _last_gasp(case), digest)
         return Ranking(
@@ -145,10 +140,13 @@ class Router:
         doubted: list[Candidate] = []
         first: Upstream | None = None
         left = False
-        for tier in sorted(tiers):
-            tiered = sum(one[0] == tier[0] for one in tiers) > 1
+        order = sorted(tiers)
+        sides = [side for side, _ in order]
+        for tier in order:
+            tiered = sides.count(tier[0]) > 1
             group = self._group(case, tiers[tier], left=left, tiered=tiered)
-            first = first or group[0].upstream
+            if first is None:
+                first = group[0].upstream
             left = left or all(one.busy for one in group)
             for one in group:
                 if one.upstream in case.sight.doubted:
@@ -156,7 +154,7 @@ class Router:
                 else:
                     (busy if one.busy else free).append(one)
         if len(busy) > 1:
-            busy.sort(key=lambda one: _wait(case, one))
+            busy = _by_wait(case, busy)
         return free + busy + doubted, first
 
     def _group(
@@ -245,10 +243,23 @@ def _reason(case: _Case, upstream: Upstream, *, tiered: bool) -> str:
     return "priority" if tiered else "policy"
 
 
-def _wait(case: _Case, one: Candidate) -> float:
-    """What orders busy ones: expected wait, or calls there where slots are only guessed."""
-    upstream = one.upstream
-    return one.score / upstream.slots(case.key)[0] if case.declared else upstream.load
+def _holdable(candidates: list[Candidate], key: str) -> bool:
+    """Whether several could take the call now, and nobody's slots are a guess."""
+    equal = 0
+    for one in candidates:
+        if not one.conflict:
+            if not one.upstream.slots(key)[1]:
+                return False
+            equal += 1
+    return equal > 1
+
+
+def _by_wait(case: _Case, busy: list[Candidate]) -> list[Candidate]:
+    """Busy ones by expected wait, or by calls there where the slots of some are only guessed."""
+    slots = {one.upstream: one.upstream.slots(case.key) for one in busy}
+    if all(declared for _, declared in slots.values()):
+        return sorted(busy, key=lambda one: one.score / slots[one.upstream][0])
+    return sorted(busy, key=lambda one: one.upstream.load)
 
 
 def _reference(case: _Case, first: Upstream | None) -> str | None:

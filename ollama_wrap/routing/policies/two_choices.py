@@ -5,13 +5,10 @@ two dice spread them almost as well as knowing would.
 """
 
 from collections.abc import Sequence
-from operator import attrgetter
 from random import Random
 
 from ollama_wrap.call import Call
 from ollama_wrap.routing.policies.base import Candidate
-
-_score = attrgetter("score")
 
 
 class TwoChoices:
@@ -28,10 +25,12 @@ class TwoChoices:
 
 def spread(candidates: Sequence[Candidate], dice: Random) -> list[Candidate]:
     """The better of two at random first, the others by score; equals in any order."""
-    order = dice.sample(candidates, len(candidates))
-    order.sort(key=_score)
-    if len(order) > 1:
-        # Of two places in the sorted list the nearer one is the better of the two.
-        first = min(dice.sample(range(len(order)), 2))
-        order.insert(0, order.pop(first))
+    size, throw = len(candidates), dice.random
+    if size == 1:
+        return list(candidates)
+    order = [one for *_, one in sorted((one.score, throw(), one) for one in candidates)]
+    # Two different places in the sorted list: the nearer one is the better of the two.
+    one, other = int(throw() * size), int(throw() * (size - 1))
+    first = min(one, other if other < one else other + 1)
+    order.insert(0, order.pop(first))
     return order

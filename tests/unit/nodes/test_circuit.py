@@ -230,4 +230,4 @@ class Breaker(RuleBasedStateMachine):
 
 
 TestBreaker = Breaker.TestCase
-TestBreaker.settings = settings(max_examples=300, stateful_step_count=30, deadline=None)
+TestBreaker.settings = settings(max_examples=2_000, stateful_step_count=15, deadline=None)

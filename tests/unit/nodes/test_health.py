@@ -139,7 +139,7 @@ def test_node_whose_circuit_closed_starts_slowly() -> None:
         (NodeState.DOWN, 0, 1, 600.0, 0.5, 0.5),
     ],
 )
-def test_next_probe(
+def test_next_probe_comes_sooner_in_doubt_and_later_in_sleep(
     state: NodeState, fails: int, oks: int, after: float, spread: float, seconds: float
 ) -> None:
     watched = Health(probed=state, since=100.0, fails=fails, oks=oks)
