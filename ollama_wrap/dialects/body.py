@@ -12,7 +12,7 @@ That one has limits, so that no body holds the loop for long.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 import zstandard
@@ -59,6 +59,10 @@ _FOLLOWS = {
     for mark, following in marks.items()
 }
 _CLOSER = {ord("{"): ord("}"), ord("["): ord("]")}
+_next_key = re.compile(
+    rb'[ \t\r\n]*+[{,][ \t\r\n]*+("[^"\\]*+(?:\\.[^"\\]*+)*+")[ \t\r\n]*+:[ \t\r\n]*+'
+)
+_end = re.compile(rb"[ \t\r\n]*+\}[ \t\r\n]*+\Z")
 _surrogate = re.compile("[\ud800-\udfff]")
 _boundary = re.compile(
     r';\s*boundary=(?:"([^"\\]{1,70})"|([^\s;"]{1,70}))\s*(?:;|$)', re.IGNORECASE
@@ -176,6 +180,29 @@ def string(value: Text) -> str:
     """The text of a JSON string; bytes that are no UTF-8 and half a surrogate pair are U+FFFD."""
     text = bytes(value).decode("utf-8", "replace")
     return _surrogate.sub("\ufffd", json.loads(text)) if "\\" in text else text[1:-1]
+
+
+def without(body: bytes, names: Collection[str]) -> list[Text] | None:
+    """Key and value of each member of a JSON object, but for `names` in any spelling.
+
+    None where two bodies that mean different things could come out alike: a name
+    stands there twice, bytes follow, or it is no plain JSON object.
+    """
+    try:
+        found = _quick.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    kept: list[Text] = []
+    at = 0
+    # What was decoded is looked up again in the bytes: a name that stands twice is not there.
+    for name, raw in found.items():
+        match = _next_key.match(body, at)
+        if match is None or not body.startswith(raw, match.end()):
+            return None
+        at = match.end() + len(memoryview(raw))
+        if _fold(name) not in names:
+            kept += (match[1], memoryview(raw))
+    return kept if _end.match(body, at) else None
 
 
 def unpacked(body: bytes, headers: Sequence[Header]) -> bytes | None:

@@ -8,7 +8,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_wrap.dialects.body import fields, form_field, string, unpacked
+from ollama_wrap.dialects.body import fields, form_field, string, unpacked, without
 
 # True: null clears an earlier value (a pointer), False: it leaves it (a string).
 WANTED: Mapping[str, bool] = {"model": False, "stream": True, "keep_alive": True, "messages": True}
@@ -306,3 +306,59 @@ def test_boundary_may_be_quoted() -> None:
     headers = [(b"content-type", b'Multipart/Form-Data; charset=x; boundary="X"')]
 
     assert form_field(part('form-data; name="model"') + b"--X--", headers, b"model") == "tiny"
+
+
+SHAPE = frozenset({"stream", "stream_options"})
+
+
+@pytest.mark.parametrize(
+    "body,kept",
+    [
+        (b'{"a":1,"stream":true}', [b'"a"', b"1"]),
+        (b' { "a" : [1, 2] , "STREAM" : false }\n', [b'"a"', b"[1, 2]"]),
+        (b'{"\\u0073tream":true,"stream_options":{"x":{}},"b":"\\"}"}', [b'"b"', b'"\\"}"']),
+        ('{"\u017ftream":true,"c":{"stream":1}}'.encode(), [b'"c"', b'{"stream":1}']),
+        (b'{"stream":false}', []),
+    ],
+    ids=["plain", "blanks", "escapes", "folded", "alone"],
+)
+def test_members_of_some_names_are_left_out(body: bytes, kept: list[bytes]) -> None:
+    found = without(body, SHAPE)
+
+    assert found is not None
+    assert [bytes(one) for one in found] == kept
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a":1,"a":1}',
+        b'{"stream":true,"a":1,"stream":false}',
+        b'{"a":12,"a":1}',
+        b'{"a":1,"a":1,"b":1}',
+        b'{"a":1} trailing',
+        b"[1]",
+        b"",
+        b"--X\r\n",
+        b'{"a":' + b"[" * 100_000,
+    ],
+)
+def test_body_that_could_be_taken_for_another_is_not_taken_apart(body: bytes) -> None:
+    assert without(body, SHAPE) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "stream"]), st.integers(0, 12)), max_size=5))
+def test_no_member_is_lost_without_being_noticed(pairs: list[tuple[str, int]]) -> None:
+    body = ("{" + ",".join(f'"{name}":{value}' for name, value in pairs) + "}").encode()
+
+    found = without(body, SHAPE)
+
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names) or not pairs:
+        assert found is None
+    else:
+        members = [f'"{name}":{value}' for name, value in pairs if name != "stream"]
+        assert found is not None
+        texts = [bytes(one).decode() for one in found]
+        assert [f"{texts[at]}:{texts[at + 1]}" for at in range(0, len(texts), 2)] == members
