@@ -22,7 +22,7 @@ async def mode(parts: Parts, asked: Asked) -> Answer:
     await parts.choices.choose_mode(Mode(word))
     fleet = parts.fleets.current
     changed = {"mode": fleet.mode.value, "previous": previous.value, "reason": str(fleet.reason)}
-    log.get(__name__).info("mode chosen", choice=word, caller=asked.call.caller, **changed)
+    log.get(__name__).info("mode chosen", choice=word, client=asked.call.client, **changed)
     return shown(changed)
 
 
@@ -33,7 +33,7 @@ async def fallback(parts: Parts, asked: Asked) -> Answer:
     previous = parts.choices.fallback
     await parts.choices.choose_fallback(enabled=enabled)
     changed = {"enabled": parts.choices.fallback, "previous": previous}
-    log.get(__name__).info("fallback chosen", caller=asked.call.caller, **changed)
+    log.get(__name__).info("fallback chosen", client=asked.call.client, **changed)
     return shown(changed)
 
 

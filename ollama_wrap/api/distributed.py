@@ -107,7 +107,7 @@ async def end_request(parts: Parts, asked: Asked) -> Answer:
     number = asked.params["id"]
     if not parts.running.end(number):
         raise CallerError("no request of this id is running", status=404, code="NOT_FOUND")
-    log.get(__name__).info("request ended by an operator", id=number, caller=asked.call.caller)
+    log.get(__name__).info("request ended by an operator", id=number, client=asked.call.client)
     return shown({"id": number, "ended": True})
 
 
