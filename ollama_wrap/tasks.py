@@ -13,9 +13,15 @@ log = logging.getLogger(__name__)
 _running: set[asyncio.Task[Any]] = set()
 
 
-def start(work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
-    """Run `work` in the background under `name`; an exception that ends it is logged."""
-    task = asyncio.get_running_loop().create_task(work, name=name)
+def start(
+    work: Coroutine[Any, Any, Any], name: str, loop: asyncio.AbstractEventLoop | None = None
+) -> asyncio.Task[Any]:
+    """Run `work` in the background under `name`; an exception that ends it is logged.
+
+    Whoever has the loop at hand gives it: asking for it costs a system call
+    before Python 3.12.
+    """
+    task = (loop or asyncio.get_running_loop()).create_task(work, name=name)
     _running.add(task)
     task.add_done_callback(_ended)
     return task

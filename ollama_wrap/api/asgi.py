@@ -47,6 +47,7 @@ class AsgiExchange:
         query = scope.get("query_string", b"")
         self.method: str = scope["method"]
         self.target: bytes = _path(scope).encode("latin-1") + (b"?" + query if query else b"")
+        self.loop = asyncio.get_running_loop()
         self.headers: list[Header] = list(scope["headers"])
         self.fields: Mapping[bytes, bytes] = {name.lower(): value for name, value in reversed(self.headers)}
         self.http11: bool = scope.get("http_version", "1.1") != "1.0"

@@ -76,7 +76,8 @@ class Edge:
         self._fleets = fleets
         self._facts = facts
         self._clock = clock
-        self._ids = (f"{secrets.token_hex(4)}-{count}" for count in itertools.count(1))
+        prefix = secrets.token_hex(4)
+        self._ids = (f"{prefix}-{count}" for count in itertools.count(1))
 
     def ours(self, path: str) -> bool:
         """Whether a path (without query) is one of our own; one that is not clean never is."""
@@ -93,13 +94,13 @@ class Edge:
         path = exchange.target.partition(b"?")[0].decode("latin-1")
         if self.ours(path):
             return False
-        task = tasks.start(self._serve(exchange, path), "call")
+        task = tasks.start(self._serve(exchange, path), "call", exchange.loop)
         exchange.gone = partial(task.cancel, "the client left")
         return True
 
     async def _serve(self, exchange: Exchange, path: str) -> None:
         call = self._open(exchange, path)
-        one = self._pipeline.open(call, asyncio.current_task())
+        one = self._pipeline.open(call, exchange.gone)
         ending: Ending | None = None
         try:
             ending = await self._answer(exchange, call, one)

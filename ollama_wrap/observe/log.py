@@ -88,6 +88,9 @@ class Output:
                 self.flush()
 
     def _will_flush(self) -> bool:
+        # Asking for the running loop is a system call before Python 3.12.
+        if self._loop is not None and self._loop.is_running():
+            return True
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

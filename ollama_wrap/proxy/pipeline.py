@@ -3,7 +3,6 @@
 The one place that knows which responders stand in line for which kind of call.
 """
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,12 +90,12 @@ class Pipeline:
         self.budget = budget
         self.running = Running()
 
-    def open(self, call: Call, task: "asyncio.Task[None] | None") -> Open:
-        """A request has come; whoever opens it closes it."""
+    def open(self, call: Call, cancel: Callable[[], object] | None) -> Open:
+        """A request has come; whoever opens it closes it. `cancel` ends its task."""
         self.budget.running += 1
         self._told.running(1)
         tap = Tap(self._clock.monotonic, 0)
-        return self.running.add(call, task, tap, self._clock.now())
+        return self.running.add(call, cancel, tap, self._clock.now())
 
     async def answer(self, one: Open) -> Reply:
         """The answer, its body still open. Raises WrapError when there is none."""

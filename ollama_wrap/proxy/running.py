@@ -1,6 +1,7 @@
 """The open Calls: list them, end one, wait for the last."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ollama_wrap.call import Call
@@ -10,11 +11,12 @@ from ollama_wrap.reply import Reply
 
 @dataclass(slots=True)
 class Open:
-    """A Call that is not closed, the task that answers it, and what is known so far."""
+    """A Call that is not closed, and what is known of it so far."""
 
     number: str
     call: Call
-    task: "asyncio.Task[None] | None"
+    #: ends the task that answers it
+    cancel: Callable[[], object] | None
     tap: Tap
     started_wall: float = 0.0
     reply: Reply | None = None
@@ -36,10 +38,12 @@ class Running:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, call: Call, task: "asyncio.Task[None] | None", tap: Tap, wall: float) -> Open:
+    def add(
+        self, call: Call, cancel: Callable[[], object] | None, tap: Tap, wall: float
+    ) -> Open:
         """A Call begins."""
         self._count += 1
-        one = Open(str(self._count), call, task, tap, wall)
+        one = Open(str(self._count), call, cancel, tap, wall)
         self._open[one.number] = one
         self._empty.clear()
         return one
@@ -57,10 +61,10 @@ class Running:
     def end(self, number: str) -> bool:
         """End one; False if there is none of that number."""
         one = self._open.get(number)
-        if one is None or one.task is None:
+        if one is None or one.cancel is None:
             return False
         one.ended_by_operator = True
-        one.task.cancel()
+        one.cancel()
         return True
 
     async def emptied(self) -> None:

@@ -4,6 +4,7 @@ One request on an open connection, its answer still to be written. Two kinds
 exist: `wire.inbound`'s own, and the one `api.asgi` makes of a plain ASGI call.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Protocol
@@ -35,6 +36,7 @@ class Exchange(Protocol):
 
     method: str
     target: bytes
+    loop: asyncio.AbstractEventLoop
     headers: list[Header]
     fields: Mapping[bytes, bytes]
     http11: bool

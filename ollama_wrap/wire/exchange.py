@@ -41,6 +41,7 @@ class InboundExchange:
         "http11",
         "keep_alive",
         "length",
+        "loop",
         "method",
         "over",
         "paused",
@@ -60,6 +61,7 @@ class InboundExchange:
         fields: Mapping[bytes, bytes],
     ) -> None:
         self.connection = connection
+        self.loop = connection.loop
         self.method = method
         self.target = target
         self.headers = headers
