@@ -39,8 +39,9 @@ _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
 class Own:
     """What all routes of ours go through."""
 
-    def __init__(self, door: Door, scopes: Scopes, parts: Parts) -> None:
+    def __init__(self, door: Door, scopes: Scopes, parts: Parts, *, within: float = WITHIN) -> None:
         self.parts = parts
+        self._within = within
         self._door = door
         self._scopes: Mapping[Scope, Callable[[Call], None]] = {
             Scope.OPEN: lambda _: None,
@@ -88,7 +89,7 @@ class Own:
         self._scopes[row.scope](call)
         if call.method not in row.methods:
             return _wrong_method(row)
-        body = await _whole(receive) if row.method == "POST" else b""
+        body = await _whole(receive, self._within) if row.method == "POST" else b""
         answer = await row.answer(self.parts, Asked(call, scope["path_params"], body))
         fields = [(b"Content-Type", answer.media)]
         if answer.status == 503:
@@ -124,8 +125,8 @@ class _Endpoint:
             written = render_own(error)
         except Exception:  # noqa: BLE001  a bug of one route is answered and logged
             log.get(__name__).exception("a route of ours failed", request_id=call.id)
-            error = WrapError("internal error; the log says more", details={"request_id": call.id})
-            written = render_own(error)
+            fault = WrapError("internal error; the log says more", details={"request_id": call.id})
+            written = render_own(fault)
         await self._own.write(call, written, send)
 
 
@@ -141,10 +142,10 @@ def _wrong_method(row: Row) -> Written:
     return status, [*fields, (b"Allow", allow.encode())], body
 
 
-async def _whole(receive: Receive) -> bytes:
+async def _whole(receive: Receive, within: float) -> bytes:
     body = bytearray()
     try:
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(within):
             while True:
                 message = await receive()
                 if message["type"] != "http.request":

@@ -1,17 +1,21 @@
+import asyncio
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 
 from ollama_wrap.api.own import MOST, Own
+from ollama_wrap.api.routes import ROWS
 from ollama_wrap.api.scopes import Scopes
 from ollama_wrap.api.surface import Answer, Asked, Parts, Row, Scope
 from ollama_wrap.call import Mode
+from ollama_wrap.errors import CallerError
 from tests.fakes.nodes import fleet, upstream
 from tests.unit.api.sidecar import BEARER, PRIVATE, PUBLIC, TOKEN, Got, Sidecar
 
 READ = "/api/distributed/status"
 OPEN = "/health/live"
+BYTES = (b"authorization", f"Bearer {TOKEN}".encode())
 BROWSER = ("Origin", "https://evil.example")
 FORWARDED = [
     ("Forwarded", "for=127.0.0.1"),
@@ -81,7 +85,7 @@ async def test_path_is_the_raw_one_whatever_the_host_says() -> None:
 # ---------------------------------------------------------------- scopes, method, path
 
 
-ROWS = {
+BY_SCOPE = {
     Scope.OPEN: ("GET", "/health/live"),
     Scope.READ: ("GET", "/api/distributed/nodes"),
     Scope.REQUESTS: ("GET", "/api/distributed/requests"),
@@ -117,7 +121,7 @@ GETS = {
 @pytest.mark.parametrize("scope", Scope)
 @pytest.mark.parametrize("client", GETS)
 async def test_scope_lets_in_whom_it_should(client: str, scope: Scope) -> None:
-    method, path = ROWS[scope]
+    method, path = BY_SCOPE[scope]
     unset, unsent = GETS[client][scope]
 
     assert (await Sidecar(token=None).ask(method, path, client=client)).status == unset
@@ -127,7 +131,7 @@ async def test_scope_lets_in_whom_it_should(client: str, scope: Scope) -> None:
 @pytest.mark.parametrize("scope", Scope)
 @pytest.mark.parametrize("client", GETS)
 async def test_token_opens_every_scope_to_everybody(client: str, scope: Scope) -> None:
-    method, path = ROWS[scope]
+    method, path = BY_SCOPE[scope]
 
     got = await Sidecar(protect="all").ask(method, path, BEARER, client=client)
 
@@ -137,7 +141,7 @@ async def test_token_opens_every_scope_to_everybody(client: str, scope: Scope) -
 @pytest.mark.parametrize("mark", FORWARDED)
 @pytest.mark.parametrize("scope", [Scope.READ, Scope.REQUESTS, Scope.WRITE, Scope.ADMIN])
 async def test_loopback_behind_a_proxy_is_nobody_near(scope: Scope, mark: tuple[str, str]) -> None:
-    method, path = ROWS[scope]
+    method, path = BY_SCOPE[scope]
 
     got = await Sidecar(token=None).ask(method, path, mark)
 
@@ -332,6 +336,24 @@ async def test_no_body_is_read_before_the_door_says_yes() -> None:
     got = await Sidecar().ask("POST", "/admin/mode", body=endless)
 
     assert got.status == 401
+
+
+async def test_body_that_does_not_come_in_time_changes_nothing() -> None:
+    sidecar = Sidecar()
+    scopes = Scopes(sidecar.door.token, protect="off", tokens=False)
+    own = Own(sidecar.door, scopes, sidecar.parts, within=0)
+    call = own.call({"method": "POST", "path": "/admin/mode", "headers": [BYTES]})
+    row = next(row for row in ROWS if row.path == "/admin/mode")
+
+    async def never() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    with pytest.raises(CallerError) as raised:
+        await own.answer(call, row, {"path_params": {}}, never)
+
+    assert (raised.value.status, raised.value.code) == (408, "TIMEOUT")
+    assert sidecar.mode is Mode.DISTRIBUTED
 
 
 # ---------------------------------------------------------------- faults of ours

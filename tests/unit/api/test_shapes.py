@@ -231,6 +231,16 @@ def test_fingerprint_does_not_hang_on_the_order() -> None:
     assert len(first) == 16
 
 
+def test_fingerprint_of_one_list_is_made_once() -> None:
+    models = dict(listed({"a": "1"}).models)
+    fingerprint = shapes.Fingerprint()
+    first = fingerprint.of(models)
+    models.clear()
+
+    assert fingerprint.of(models) == first
+    assert shapes.Fingerprint().of(models) != first
+
+
 def test_fingerprint_is_made_anew_for_a_new_list() -> None:
     fingerprint = shapes.Fingerprint()
     first = fingerprint.of(listed({"a": "1"}).models)
