@@ -270,13 +270,26 @@ class _Builder:
             node_id=self.settings.server.node_id,
             suspect=self.prober.suspect,
             refresh=lambda node_id: self.prober.refresh(node_id, models=True),
+            probe=self.prober.probe,
+            secret=self._is_secret,
         )
+
+    def _is_secret(self, credential: bytes) -> bool:
+        return self.made is not None and self.made.door.token.ours(credential)
 
     def _pipeline(self) -> Pipeline:
         settings = self.settings
         retry, queue, up = settings.retry, settings.queue, settings.upstream
         budget = Budget(
-            Allowance(retry.attempts, retry.share, retry.least, up.replay_limit, up.replay_total)
+            Allowance(
+                retry.attempts,
+                retry.share,
+                retry.least,
+                up.replay_limit,
+                up.replay_total,
+                retry.backoff,
+                retry.backoff_max,
+            )
         )
         router = Router(
             settings.routing.mode,

@@ -7,7 +7,7 @@
       Unavailable          503
         NoUpstream · AttemptsFailed · Overloaded
       UpstreamError        502, 504
-        ConnectFailed · UpstreamTimeout · BadReply · StreamBroken
+        ConnectFailed · UpstreamTimeout · BadReply · StreamBroken (NodeGone)
       StateError           503
         StoreUnavailable · Conflict
 
@@ -157,6 +157,10 @@ class BadReply(UpstreamError):
 
 class StreamBroken(UpstreamError):
     """The connection ended before the reply did."""
+
+
+class NodeGone(StreamBroken):
+    """Nobody ended the connection: probes cannot reach the node any more."""
 
 
 class StateError(WrapError):

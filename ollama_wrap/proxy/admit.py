@@ -2,7 +2,8 @@
 
 Busy is a reason to go elsewhere, never to refuse. A call waits here only where
 it could still move: more than one node could take it, and the slots of all of
-them are known. Turns go round between callers; inside, first come, first served.
+them are known. For each model turns go round between callers; inside, first
+come, first served.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from ollama_wrap.routing.policies.base import Candidate
 from ollama_wrap.routing.router import Ranking
 
 Rank = Callable[[], Ranking]
+Place = tuple[Ranking, Candidate | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,19 @@ class Hold:
 class _Waiter:
     """One waiting call. `place` is set to what it got; None: nobody is left to ask."""
 
-    key: str | None
     rank: Rank
     tried: Collection[str]
-    place: "asyncio.Future[tuple[Ranking, Candidate | None]]"
+    place: "asyncio.Future[Place]"
+    #: could use whatever another of its model could
+    plain: bool
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The calls that wait for one model, by caller; whose turn it is stands first."""
+
+    callers: "OrderedDict[str, deque[_Waiter]]" = field(default_factory=OrderedDict)
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -48,7 +59,8 @@ class Admission:
     hold: Hold
     #: told +1 and -1 as calls begin and end to wait
     waiting: Callable[[int], None] = lambda _: None
-    _queues: "OrderedDict[str, deque[_Waiter]]" = field(default_factory=OrderedDict)
+    _queues: dict[str | None, _Queue] = field(default_factory=dict)
+    _size: int = 0
     _pump_due: bool = False
 
     def __post_init__(self) -> None:
@@ -56,24 +68,27 @@ class Admission:
         self.fleets.changed.subscribe(self._something_changed)
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues.values()))
+        return self._size
 
     def queued(self, key: str | None) -> int:
         """Calls that wait for this model."""
-        return sum(waiter.key == key for queue in self._queues.values() for waiter in queue)
+        queue = self._queues.get(key)
+        return queue.size if queue is not None else 0
 
-    async def place(
-        self, call: Call, rank: Rank, tried: Collection[str]
-    ) -> tuple[Ranking, Candidate | None]:
+    async def place(self, call: Call, rank: Rank, tried: Collection[str]) -> Place:
         """The next node to ask, its place taken; None: nobody is left.
 
         Raises Overloaded when the caller's own deadline passes first.
         """
         ranking = rank()
         candidate = _next(ranking, tried)
-        if candidate is None or not candidate.busy or not self._may_wait(call, ranking):
+        # Those who wait already go first, even if a place has just become free.
+        ready = candidate is None or not (candidate.busy or ranking.key in self._queues)
+        if ready or not self._may_wait(call, ranking):
             return _taken(ranking, candidate)
-        return await self._wait(call, rank, ranking.key, tried)
+        if candidate is not None and not candidate.busy:
+            self._something_changed()
+        return await self._wait(call, rank, ranking, tried)
 
     def _may_wait(self, call: Call, ranking: Ranking) -> bool:
         return (
@@ -81,26 +96,29 @@ class Admission:
             and call.mode is Mode.DISTRIBUTED
             and not call.hop
             and self.hold.seconds > 0
-            and len(self) < self.hold.total
+            and self._size < self.hold.total
             and self.queued(ranking.key) < self.hold.per_key
         )
 
     async def _wait(
-        self, call: Call, rank: Rank, key: str | None, tried: Collection[str]
-    ) -> tuple[Ranking, Candidate | None]:
-        future = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(key, rank, tried, future)
+        self, call: Call, rank: Rank, ranking: Ranking, tried: Collection[str]
+    ) -> Place:
+        future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        waiter = _Waiter(rank, tried, future, not tried and not call.forced and not call.side)
         now = self.clock.monotonic()
         until = now + self.hold.seconds
-        self._queues.setdefault(call.caller, deque()).append(waiter)
-        self.waiting(1)
+        if call.deadline is not None:
+            until = min(until, call.deadline)
+        self._join(ranking.key, call.caller, waiter)
         try:
-            async with asyncio.timeout(min(until, call.deadline or until) - now):
+            async with asyncio.timeout(until - now):
                 return await future
         except TimeoutError:
-            if call.deadline is not None and call.deadline <= until:
+            if future.done() and not future.cancelled():
+                return future.result()
+            if until == call.deadline:
                 msg = "no node was free before the deadline of this request"
-                raise Overloaded(msg, retry_after=1) from None
+                raise Overloaded(msg, retry_after=self._retry_after(ranking)) from None
             ranking = rank()
             return _taken(ranking, _next(ranking, tried))
         except asyncio.CancelledError:
@@ -108,35 +126,71 @@ class Admission:
                 self._give_back(future.result())
             raise
         finally:
-            self.waiting(-1)
-            self._forget(call.caller, waiter)
+            self._leave(ranking.key, call.caller, waiter)
 
-    def _give_back(self, got: tuple[Ranking, Candidate | None]) -> None:
-        ranking, candidate = got
+    def _retry_after(self, ranking: Ranking) -> int:
+        """Whole seconds, 1 to 60: waiting calls times mean service time by slots."""
+        slots, seconds = 0, 0.0
+        for one in ranking.candidates:
+            slots += one.upstream.slots(ranking.key)[0]
+            seconds += one.upstream.latency or 0.0
+        mean = seconds / max(1, len(ranking.candidates))
+        return max(1, min(60, round(self.queued(ranking.key) * mean / max(1, slots))))
+
+    def _give_back(self, place: Place) -> None:
+        ranking, candidate = place
         if candidate is not None:
             candidate.upstream.give(ranking.key, self.clock.monotonic(), None)
 
-    def _forget(self, caller: str, waiter: _Waiter) -> None:
-        queue = self._queues.get(caller)
-        if queue is not None and waiter in queue:
-            queue.remove(waiter)
-        if not queue:
-            self._queues.pop(caller, None)
+    # the queue
+
+    def _join(self, key: str | None, caller: str, waiter: _Waiter) -> None:
+        queue = self._queues.setdefault(key, _Queue())
+        queue.callers.setdefault(caller, deque()).append(waiter)
+        queue.size += 1
+        self._size += 1
+        self.waiting(1)
+
+    def _leave(self, key: str | None, caller: str, waiter: _Waiter) -> None:
+        self.waiting(-1)
+        queue = self._queues.get(key)
+        line = queue.callers.get(caller) if queue is not None else None
+        if queue is not None and line is not None and waiter in line:
+            line.remove(waiter)
+            self._shrink(key, queue, caller)
+
+    def _shrink(self, key: str | None, queue: _Queue, caller: str) -> None:
+        queue.size -= 1
+        self._size -= 1
+        if not queue.callers[caller]:
+            del queue.callers[caller]
+        if not queue.size:
+            del self._queues[key]
 
     def _something_changed(self) -> None:
         # Several changes in one turn of the loop are looked at once.
-        if self._queues and not self._pump_due:
+        if self._size and not self._pump_due:
             self._pump_due = True
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pump_due = False
-        for caller in tuple(self._queues):
-            queue = self._queues[caller]
-            if queue and self._serve(queue[0]):
-                queue.popleft()
-                self._queues.move_to_end(caller)
+        for key, queue in tuple(self._queues.items()):
+            self._serve_key(key, queue)
+
+    def _serve_key(self, key: str | None, queue: _Queue) -> None:
+        full = False
+        for caller in tuple(queue.callers):
+            line = queue.callers[caller]
+            if full and line[0].plain:
+                continue
+            if self._serve(line[0]):
+                line.popleft()
+                queue.callers.move_to_end(caller)
+                self._shrink(key, queue, caller)
                 self._something_changed()
+            else:
+                full = full or line[0].plain
 
     def _serve(self, waiter: _Waiter) -> bool:
         if waiter.place.done():
@@ -156,7 +210,7 @@ def _next(ranking: Ranking, tried: Collection[str]) -> Candidate | None:
     return None
 
 
-def _taken(ranking: Ranking, candidate: Candidate | None) -> tuple[Ranking, Candidate | None]:
+def _taken(ranking: Ranking, candidate: Candidate | None) -> Place:
     if candidate is not None:
         candidate.upstream.take(ranking.key)
     return ranking, candidate

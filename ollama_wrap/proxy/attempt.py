@@ -5,26 +5,31 @@ the place is given back and the node learns how it ended.
 """
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ollama_wrap import tasks
 from ollama_wrap.call import Call, Header, Kind, Mode
 from ollama_wrap.clock import Clock
-from ollama_wrap.errors import StreamBroken, UpstreamError, UpstreamTimeout
+from ollama_wrap.errors import NodeGone, StreamBroken, UpstreamError, UpstreamTimeout
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.node import Node
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy import headers, outcome
 from ollama_wrap.proxy.outcome import Outcome
+from ollama_wrap.proxy.overlap import Overlap, Stream
 from ollama_wrap.reply import Origin, Reply, Sink
 from ollama_wrap.wire.connection import Answer, Connection
 from ollama_wrap.wire.pools import Pools
 
 #: An error's body is read up to here to know what it means; what is longer is the answer.
 _ERROR_BODY = 64 * 1024
+#: Seconds to connect to a node that is thought to be down.
+_LAST_GASP = 1.0
+#: A sidecar is given this much less than what is left of a deadline, in ms.
+_ON_THE_WAY = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,13 @@ class Waits:
     first_byte: float = 0.0
     first_byte_once: float = 0.0
 
-    def of(self, call: Call, upstream: Upstream) -> float:
-        """The limit of this call at this node."""
+    def of(self, call: Call, upstream: Upstream) -> tuple[float, bool]:
+        """The limit of this call at this node; True: also where nobody else can answer."""
         if call.kind is Kind.INFER:
-            return self.first_byte
+            return self.first_byte, True
         if call.kind is Kind.ONCE or upstream.node.local or not call.repeatable:
-            return self.first_byte_once
-        return self.show if call.kind is Kind.FOLLOW else self.meta
+            return self.first_byte_once, True
+        return self.show if call.kind is Kind.FOLLOW else self.meta, False
 
 
 @dataclass(slots=True)
@@ -58,6 +63,11 @@ class Wire:
     #: called with a node id that a call put in doubt, or whose models changed
     suspect: Callable[[str], None]
     refresh: Callable[[str], None]
+    #: asks a node now, and comes back when its health says what came of it
+    probe: Callable[[str], Awaitable[None]]
+    #: whether a credential is a token or key of ours
+    secret: Callable[[bytes], bool]
+    overlap: Overlap = field(default_factory=Overlap)
 
 
 @lru_cache(maxsize=256)
@@ -75,6 +85,8 @@ class Attempt:
     __slots__ = (
         "_answer",
         "_closed",
+        "_placed",
+        "_stream",
         "_upload",
         "_watching",
         "_wire",
@@ -82,6 +94,7 @@ class Attempt:
         "call",
         "ending_failed",
         "key",
+        "learns",
         "moved",
         "outcome",
         "reason",
@@ -104,7 +117,12 @@ class Attempt:
         self.moved = False
         self._answer: Answer | None = None
         self._upload: asyncio.Task[None] | None = None
+        self._stream: Stream | None = None
+        self._watching: Callable[[], None] | None = None
+        self._placed = True
         self._closed = False
+        #: how it ends is told to the node
+        self.learns = True
         #: why the router chose this node
         self.reason = "local"
 
@@ -128,24 +146,30 @@ class Attempt:
         except BaseException:
             self.close()
             raise
-        if self.outcome is not outcome.SERVED:
+        if self.outcome is outcome.SERVED:
+            self._begun()
+        else:
             self._learn(self.outcome)
+            if self._answer is not None and self._answer.complete:
+                self._give_back(None)  # its answer is here; the call may go on elsewhere for long
         if self.reply is None:
             self.close()
         return self.outcome
 
     async def _ask(self, may_move: Callable[[], bool] | None) -> Outcome:
         call = self.call
+        reuse = call.repeatable
         while True:
-            answer = await self._send()
+            answer = await self._send(reuse=reuse)
             held = call.repeatable and call.mode is Mode.DISTRIBUTED
             await self._wait(answer, answer.begun if held else answer.arrived, may_move)
             if self.moved:
-                return outcome.NODE_DOWN
+                return outcome.LOCAL_DOWN if self.upstream.node.local else outcome.NODE_DOWN
             if answer.error is None:
                 break
             if not answer.stale or not call.repeatable:
                 raise answer.error
+            reuse = False
         verdict = outcome.SERVED
         if held and answer.status in outcome.DOUBTFUL:
             body = await answer.peek(_ERROR_BODY)
@@ -165,13 +189,14 @@ class Attempt:
 
     # the request
 
-    async def _send(self) -> Answer:
+    async def _send(self, *, reuse: bool) -> Answer:
         call = self.call
         upstream = self.upstream
         pool = self._wire.pools.of(upstream.node, lambda: upstream.addresses)
-        connection = pool.reuse() if call.repeatable else None
+        connection = pool.reuse() if reuse else None
         if connection is None:
-            connection = await pool.connect()
+            gasp = self.reason == "last-gasp"
+            connection = await pool.connect(_LAST_GASP if gasp else None)
         data = self._head()
         bare = call.method == "HEAD"
         if call.body is None:
@@ -186,7 +211,10 @@ class Attempt:
         call = self.call
         node = self.upstream.node
         length = self._length()
-        fields = headers.request(call, _host(node), self._marks(), local=node.local, length=length)
+        given = headers.without_secrets(call, self._wire.secret)
+        fields = headers.request(
+            call, given, _host(node), self._marks(), local=node.local, length=length
+        )
         target = node.prefix.encode() + call.target if node.prefix else call.target
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (
             call.method.encode(),
@@ -204,11 +232,13 @@ class Attempt:
     def _marks(self) -> list[Header]:
         marks = list(self.upstream.node.headers)
         if self.upstream.sidecar is not None:
-            marks += [
-                (b"Via", b"1.1 " + self._wire.node_id.encode()),
-                (b"X-Ollama-Hop", b"1"),
-                (b"X-Request-ID", self.call.id.encode()),
-            ]
+            call = self.call
+            marks += [(b"Via", b"1.1 " + self._wire.node_id.encode()), (b"X-Ollama-Hop", b"1")]
+            if b"x-request-id" not in call.fields:
+                marks.append((b"X-Request-ID", call.id.encode()))
+            if call.deadline is not None:
+                left = int((call.deadline - self._wire.clock.monotonic()) * 1000) - _ON_THE_WAY
+                marks.append((b"X-Ollama-Timeout-Ms", b"%d" % max(0, left)))
         return marks
 
     async def _stream_body(self, connection: Connection) -> None:
@@ -242,34 +272,51 @@ class Attempt:
     ) -> None:
         if what.done():
             return
-        limit = self._wire.waits.of(self.call, self.upstream)
+        if may_move is not None:
+            self._watch(lambda: self._check(what, may_move))
         try:
-            if may_move is None:
-                await self._within(limit, what)
-                return
-            self._watching = lambda: self._check(what, may_move)
-            changed = self._wire.fleets.changed
-            changed.subscribe(self._watching)
-            try:
-                await self._within(limit, what)
-            finally:
-                changed.unsubscribe(self._watching)
-        except TimeoutError:
-            answer.close()
-            msg = f"no answer within {limit:g} s"
-            raise UpstreamTimeout(msg) from None
+            limit, hard = self._wire.waits.of(self.call, self.upstream)
+            if limit:
+                await asyncio.wait((what,), timeout=limit)
+                if not what.done() and (hard or (may_move is not None and may_move())):
+                    answer.close()
+                    msg = f"no answer within {limit:g} s"
+                    raise UpstreamTimeout(msg)
+            await what
+        finally:
+            self._watch(None)
 
-    async def _within(self, limit: float, what: "asyncio.Future[None]") -> None:
-        if not limit:
-            await what
-            return
-        async with asyncio.timeout(limit):
-            await what
+    def _watch(self, watching: Callable[[], None] | None) -> None:
+        changed = self._wire.fleets.changed
+        if self._watching is not None:
+            changed.unsubscribe(self._watching)
+        self._watching = watching
+        if watching is not None:
+            changed.subscribe(watching)
 
     def _check(self, what: "asyncio.Future[None]", may_move: Callable[[], bool]) -> None:
         if self.upstream.state is NodeState.DOWN and not what.done() and may_move():
             self.moved = True
             what.set_result(None)
+
+    # the stream
+
+    def _begun(self) -> None:
+        """Its first byte is here."""
+        answer, upstream = self._answer, self.upstream
+        if answer is None or answer.complete or self.call.mode is not Mode.DISTRIBUTED:
+            return
+        if self.call.kind is Kind.INFER and not upstream.slots(self.key)[1]:
+            now = self._wire.clock.monotonic()
+            self._stream = self._wire.overlap.begin(upstream, self.key, now)
+        if not upstream.node.local:
+            self._watch(self._check_gone)
+
+    def _check_gone(self) -> None:
+        # A node that is stopped goes on when it is woken; one that cannot be reached is gone.
+        health = self.upstream.health
+        if health.probed is NodeState.DOWN and health.opened is None and self._answer is not None:
+            self._answer.fail(NodeGone("the node cannot be reached any more"))
 
     # Source
 
@@ -280,6 +327,8 @@ class Attempt:
 
     def pause(self) -> None:
         """See `reply.Source`."""
+        if self._stream is not None:
+            self._stream.paused = True
         if self._answer is not None:
             self._answer.pause()
 
@@ -293,32 +342,44 @@ class Attempt:
         if self._closed:
             return
         self._closed = True
-        answer = self._answer
-        clock = self._wire.clock
-        now = clock.monotonic()
+        self._watch(None)
+        answer, wire = self._answer, self._wire
+        now = wire.clock.monotonic()
+        served = self.outcome is outcome.SERVED and answer is not None
         whole = answer is not None and answer.complete
-        if self.outcome is outcome.SERVED and answer is not None:
-            if answer.error is not None:
-                self._learn(outcome.of_break(answer.error))
-            elif self.ending_failed:
-                self._learn(outcome.ENGINE)
-            elif whole:
-                self.upstream.record(outcome.SERVED.verdict, self.key, now, clock.now())
+        if served and answer is not None and answer.error is not None:
+            self._learn(outcome.of_break(answer.error))
+        elif served and self.ending_failed:
+            self._learn(outcome.ENGINE)
+        elif served and whole:
+            self._learn(outcome.SERVED)
         if answer is not None:
             answer.close()
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
-        self.upstream.give(self.key, now, now - self.started if whole else None)
+        if self._stream is not None:
+            wire.overlap.end(self.upstream, self.key, self._stream, now)
+        timed = served and whole and self.call.kind is Kind.INFER
+        self._give_back(now - self.started if timed else None)
         if self.call.kind is Kind.ONCE:
-            self._wire.refresh(self.upstream.node.id)
+            wire.refresh(self.upstream.node.id)
+
+    def _give_back(self, service: float | None) -> None:
+        if self._placed:
+            self._placed = False
+            self.upstream.give(self.key, self._wire.clock.monotonic(), service)
 
     def _learn(self, end: Outcome) -> None:
-        clock = self._wire.clock
+        if not self.learns:
+            return
+        clock, upstream = self._wire.clock, self.upstream
         now = clock.monotonic()
-        self.upstream.record(end.verdict, self.key, now, clock.now())
+        upstream.record(end.verdict, self.key, now, clock.now())
         if end.saturated:
-            self.upstream.saturated(now)
+            upstream.saturated(now)
+        if end is outcome.NO_ROUTE:
+            upstream.lacking.add(self.call.operation)
         if end.doubt:
-            self._wire.suspect(self.upstream.node.id)
-        if end.absent:
-            self._wire.refresh(self.upstream.node.id)
+            self._wire.suspect(upstream.node.id)
+        if end.absent or end is outcome.DRAINED:
+            self._wire.refresh(upstream.node.id)

@@ -20,6 +20,9 @@ async def answer(call: Call, responders: Sequence[Responder]) -> Reply:
             reply = await responder.answer(call, failure)
         except Unavailable as error:
             failure = failure or error
+        except BaseException:
+            _discard(failure)
+            raise
         else:
             _discard(failure)
             return reply

@@ -3,7 +3,7 @@
 Pure. Everything else passes with its name, case, order and repeats.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ollama_wrap.call import Call, Header, Mode
 from ollama_wrap.reply import Origin
@@ -43,19 +43,40 @@ _OURS = frozenset(
 _NEVER_OUT = _HOP | _OURS | {b"cookie"}
 #: Not for other nodes: the client's own credentials, and what CORS is decided by.
 _NOT_ELSEWHERE = _NEVER_OUT | {b"authorization", b"origin", b"host"}
+#: What may be a token or a key of ours, which no node is to see.
+_CREDENTIALS = (b"authorization", b"x-api-key")
 #: A `Connection` header cannot take these away.
 _PROTECTED = frozenset({b"host", b"authorization", b"content-length", b"content-type"})
 #: What another node says for itself and not for us.
 _NOT_FROM_ELSEWHERE = (b"access-control-", b"x-ollama-")
 
 
+def without_secrets(call: Call, ours: Callable[[bytes], bool]) -> list[Header]:
+    """The client's fields but for tokens and keys of ours."""
+    fields = call.fields
+    if _CREDENTIALS[0] not in fields and _CREDENTIALS[1] not in fields:
+        return call.headers
+    return [
+        (name, value)
+        for name, value in call.headers
+        if name.lower() not in _CREDENTIALS or not ours(value)
+    ]
+
+
 def request(
-    call: Call, host: bytes, extra: Iterable[Header], *, local: bool, length: int | None
+    call: Call,
+    given: Iterable[Header],
+    host: bytes,
+    extra: Iterable[Header],
+    *,
+    local: bool,
+    length: int | None,
 ) -> list[Header]:
     """The fields that go to a node.
 
-    `host` is the node's own name and port; `extra` are the node's configured
-    fields and our marks. `length` of the body, None where it streams in chunks.
+    `given` are the client's, `without_secrets`; `host` is the node's own name and
+    port; `extra` are the node's configured fields and our marks. `length` of the
+    body, None where it streams in chunks.
     """
     drop = _NEVER_OUT if local else _NOT_ELSEWHERE
     named = _named(call.fields)
@@ -64,7 +85,7 @@ def request(
         fields.append((b"Host", host))
         drop |= {b"host", b"origin"}
     sized = False
-    for field in call.headers:
+    for field in given:
         name = field[0].lower()
         if name in drop or name in named:
             continue

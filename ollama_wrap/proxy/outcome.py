@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ollama_wrap.call import Header, Kind
-from ollama_wrap.errors import BadReply, ConnectFailed, UpstreamError, UpstreamTimeout
+from ollama_wrap.errors import (
+    BadReply,
+    ConnectFailed,
+    NodeGone,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from ollama_wrap.nodes.upstream import Blame, Verdict
 
 
@@ -46,6 +52,7 @@ class Outcome:
 SERVED = Outcome("served", answered=True)
 LEFT = Outcome("client-left")
 NODE_DOWN = Outcome("node-down", Repeat.FREE)
+LOCAL_DOWN = Outcome("local-unhealthy", Repeat.FREE)
 CONNECT = Outcome("connect", Repeat.FREE, Blame.NODE, doubt=True)
 TIMEOUT = Outcome("timeout", Repeat.FREE, Blame.NODE, doubt=True)
 LATE = Outcome("timeout", Repeat.COUNTED)
@@ -63,6 +70,7 @@ GATEWAY = Outcome("bad-response", Repeat.COUNTED, doubt=True, answered=True)
 #: after the first byte
 CUT = Outcome("reset", blame=Blame.NODE, doubt=True)
 CUT_BAD = Outcome("bad-response", blame=Blame.NODE)
+CUT_GONE = Outcome("node-down", blame=Blame.NODE)
 ENGINE = Outcome("bad-response", blame=Blame.MODEL, answered=True)
 
 #: Statuses whose body decides; all others are the answer as they are.
@@ -96,6 +104,8 @@ def of_error(error: UpstreamError) -> Outcome:
 
 def of_break(error: UpstreamError) -> Outcome:
     """The outcome of a reply that broke after its first byte."""
+    if isinstance(error, NodeGone):
+        return CUT_GONE
     return CUT_BAD if isinstance(error, BadReply) else CUT
 
 

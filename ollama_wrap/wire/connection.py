@@ -110,6 +110,11 @@ class Answer:
         if connection is not None:
             connection.abandon(self)
 
+    def fail(self, error: UpstreamError) -> None:
+        """End it as broken, and its connection: the node is known to be gone."""
+        if self._connection is not None:
+            self._connection.fail(error)
+
     # from the connection
 
     def push(self) -> None:
@@ -242,7 +247,7 @@ class Connection(asyncio.Protocol):
         if answer.complete:
             self._finish(answer)
         elif fault is not None:
-            self._fail(fault)
+            self.fail(fault)
 
     # parser
 
@@ -312,7 +317,9 @@ class Connection(asyncio.Protocol):
             self._release()
         answer.settle(None)
 
-    def _fail(self, error: UpstreamError) -> None:
+    def fail(self, error: UpstreamError) -> None:
+        """The reply is broken, and the connection of no more use."""
+        self.closed = True
         self.transport.abort()
         self._settle(error)
 

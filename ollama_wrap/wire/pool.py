@@ -57,13 +57,13 @@ class Pool:
             return connection
         return None
 
-    async def connect(self) -> Connection:
-        """A new connection.
+    async def connect(self, most: float | None = None) -> Connection:
+        """A new connection, within `most` seconds where that is less than the target's own.
 
         Raises ConnectFailed, or UpstreamTimeout when nobody answers in time.
         A caller that is cancelled meanwhile leaves the connection to the pool.
         """
-        work = tasks.start(self._connect(), "connect")
+        work = tasks.start(self._connect(most), "connect")
         try:
             made = await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -83,17 +83,18 @@ class Pool:
         if not work.cancelled() and isinstance(made := work.result(), Connection):
             self._free(made)
 
-    async def _connect(self) -> Connection | UpstreamError:
+    async def _connect(self, most: float | None) -> Connection | UpstreamError:
         target = self.target
+        limit = target.connect if most is None else min(most, target.connect)
         addresses = target.addresses()
         failure: UpstreamError = ConnectFailed(f"the name {target.name} has no known address")
         for address in addresses:
             try:
-                async with asyncio.timeout(target.connect):
+                async with asyncio.timeout(limit):
                     return await self._open(address)
             except TimeoutError:
                 failure = UpstreamTimeout(
-                    f"{address}:{target.port} did not answer within {target.connect:g} s"
+                    f"{address}:{target.port} did not answer within {limit:g} s"
                 )
                 failure.sent = False
             except OSError as error:

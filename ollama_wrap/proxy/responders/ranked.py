@@ -1,12 +1,13 @@
 """The nodes in the router's order, until one answers: the one loop over nodes."""
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ollama_wrap.call import Call, Kind
 from ollama_wrap.errors import AttemptsFailed, NoUpstream, Unavailable
 from ollama_wrap.nodes.names import short
+from ollama_wrap.nodes.upstream import Upstream
+from ollama_wrap.observe import log
 from ollama_wrap.proxy import outcome
 from ollama_wrap.proxy.admit import Admission
 from ollama_wrap.proxy.attempt import Attempt, Wire
@@ -17,8 +18,6 @@ from ollama_wrap.reply import Reply
 from ollama_wrap.routing.policies.base import Candidate
 from ollama_wrap.routing.router import Ranking, Router
 
-#: Seconds of back-off after the first counted attempt, and at most.
-_BACKOFF, _BACKOFF_MOST = 0.05, 1.0
 #: A local Ollama that answered so many seconds ago and refuses now is restarting: it is waited
 #: for so long (systemd starts stock again after 3 s), and asked again so often.
 _LATELY, _RETURN, _AGAIN = 30.0, 5.0, 0.1
@@ -31,6 +30,8 @@ class _Trail:
     attempts: list[Attempt] = field(default_factory=list)
     tried: set[str] = field(default_factory=set)
     counted: int = 0
+    #: a counted attempt is being repeated
+    retrying: bool = False
     ranking: Ranking | None = None
     first: str | None = None
 
@@ -80,11 +81,13 @@ class Ranked:
         try:
             while (attempt := await self._next(call, trail)) is not None:
                 end = await self._run(call, attempt, trail)
-                if self._final(call, end, trail):
+                if await self._final(call, end, trail):
                     break
         except BaseException:
             _close(trail, keep=None)
             raise
+        finally:
+            self._repeats(trail, on=False)
         return self._conclude(call, trail)
 
     async def _next(self, call: Call, trail: _Trail) -> Attempt | None:
@@ -94,8 +97,12 @@ class Ranked:
             call, lambda: self._ranked(call), trail.tried
         )
         trail.ranking = trail.ranking or ranking
+        if log.debugging():
+            _explain(call, ranking, candidate, trail)
         if candidate is None:
             return None
+        if trail.attempts:
+            self._retried(trail.attempts[-1].outcome.word)
         upstream = candidate.upstream
         trail.first = trail.first or upstream.node.id
         trail.tried.add(upstream.node.id)
@@ -109,8 +116,17 @@ class Ranked:
         if ranking.passed_over is None or self._fallback_on():
             return ranking
         # Without fallback the preferred side is asked even if it is known to be down.
-        local = Candidate(self._wire.fleets.current.local, "local", 0.0)
-        return Ranking((local,), ranking.key)
+        preferred = self._preferred(ranking)
+        reason = "local" if preferred.node.local else "policy"
+        return Ranking((Candidate(preferred, reason, 0.0),), ranking.key, away=ranking.away)
+
+    def _preferred(self, ranking: Ranking) -> Upstream:
+        """The first of the side that was passed over."""
+        fleet = self._wire.fleets.current
+        if not ranking.candidates[0].upstream.node.local or not fleet.others:
+            return fleet.local
+        holders = [one for one in fleet.holders(ranking.key or "") if not one.node.local]
+        return min(holders or fleet.others, key=lambda one: one.node.priority)
 
     async def _run(self, call: Call, attempt: Attempt, trail: _Trail) -> Outcome:
         movable = call.repeatable and len(self._wire.fleets.current.others) > 0
@@ -148,18 +164,42 @@ class Ranked:
         again = Attempt(self._wire, attempt.call, attempt.upstream, attempt.key)
         again.reason = attempt.reason
         again.started = attempt.started
+        again.learns = False
         trail.attempts[-1] = again
         return again
 
-    def _final(self, call: Call, end: Outcome, trail: _Trail) -> bool:
+    async def _final(self, call: Call, end: Outcome, trail: _Trail) -> bool:
+        """Whether it ends with this attempt."""
         if end.repeat is Repeat.NO or not call.repeatable:
             return True
-        if end.repeat is Repeat.COUNTED:
-            trail.counted += 1
-            if not self._budget.may_retry(trail.counted):
-                return True
-        self._retried(end.word)
-        return False
+        return end.repeat is Repeat.COUNTED and not await self._may_repeat(call, end, trail)
+
+    async def _may_repeat(self, call: Call, end: Outcome, trail: _Trail) -> bool:
+        self._repeats(trail, on=False)
+        trail.counted += 1
+        if not self._left(call, trail):
+            return False
+        if self._budget.may_retry(trail.counted):
+            self._repeats(trail, on=True)
+            await self._wire.clock.sleep(self._budget.backoff(trail.counted))
+            return True
+        upstream = trail.attempts[-1].upstream
+        if end is not outcome.RESET:
+            return False
+        # Where the node has gone, it did no work for the attempt.
+        await self._wire.probe(upstream.node.id)
+        trail.counted -= 1
+        return upstream.health.fails > 0
+
+    def _left(self, call: Call, trail: _Trail) -> bool:
+        """Whether somebody is left to ask."""
+        ids = {one.upstream.node.id for one in self._ranked(call).candidates}
+        return self._fallback_on() and not ids <= trail.tried
+
+    def _repeats(self, trail: _Trail, *, on: bool) -> None:
+        if trail.retrying is not on:
+            trail.retrying = on
+            self._budget.retrying += 1 if on else -1
 
     def _conclude(self, call: Call, trail: _Trail) -> Reply:
         if not trail.attempts:
@@ -219,6 +259,21 @@ def _close(trail: _Trail, keep: Attempt | None) -> None:
             attempt.close()
 
 
-def backoff(times: int, dice: Callable[[float, float], float] = random.uniform) -> float:
-    """Seconds before the next attempt after `times` counted ones: full jitter."""
-    return dice(0.0, min(_BACKOFF_MOST, _BACKOFF * 2.0**times)) if times else 0.0
+def _explain(call: Call, ranking: Ranking, chosen: Candidate | None, trail: _Trail) -> None:
+    """Say in the log why the call goes where it goes."""
+    log.get(__name__).debug(
+        "routed",
+        id=call.id,
+        model=call.model,
+        node=chosen.upstream.node.id if chosen is not None else None,
+        reason=chosen.reason if chosen is not None else None,
+        candidates=" ".join(
+            f"{one.upstream.node.id}:{one.reason}:{one.score:.3f}"
+            + ":busy" * one.busy
+            + ":loaded" * one.loaded
+            for one in ranking.candidates
+        ),
+        passed_over=ranking.passed_over,
+        away=" ".join(node for node, _ in ranking.away),
+        tried=" ".join(f"{node}:{word}" for node, word in trail.words()),
+    )
