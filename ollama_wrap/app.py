@@ -9,7 +9,6 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from starlette.applications import Starlette
 
@@ -18,8 +17,11 @@ from ollama_wrap.api.edge import Edge, Facts
 from ollama_wrap.api.guards import Door, Rules
 from ollama_wrap.api.origins import Verdict, verdict
 from ollama_wrap.api.rights import rights
+from ollama_wrap.api.routes import PATHS, PREFIXES, own_routes
+from ollama_wrap.api.scopes import Scopes
+from ollama_wrap.api.shapes import active
 from ollama_wrap.backends import BACKENDS, Client
-from ollama_wrap.call import Header, Kind
+from ollama_wrap.call import Call, Header, Kind
 from ollama_wrap.clock import Clock, SystemClock
 from ollama_wrap.cluster.choices import Choices, Overridable
 from ollama_wrap.cluster.events import Events
@@ -29,7 +31,6 @@ from ollama_wrap.cluster.sightings import Sightings
 from ollama_wrap.cluster.watch import Around
 from ollama_wrap.config import Settings
 from ollama_wrap.errors import ConfigError, StateError
-from ollama_wrap.lifecycle import Loops
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.mode import decide
 from ollama_wrap.nodes.names import canonical
@@ -37,16 +38,22 @@ from ollama_wrap.nodes.node import Node, local_node, parse_nodes
 from ollama_wrap.nodes.upstream import Sidecar, Upstream
 from ollama_wrap.observe import log
 from ollama_wrap.observe.ended import Ended
-from ollama_wrap.observe.host import REFRESH_AFTER, Host
+from ollama_wrap.observe.host import Host
 from ollama_wrap.observe.metrics import Metrics
 from ollama_wrap.proxy import ask
 from ollama_wrap.proxy.admit import Admission, Hold
 from ollama_wrap.proxy.attempt import Waits, Wire
 from ollama_wrap.proxy.budget import Allowance, Budget
+from ollama_wrap.proxy.cache import Cache
 from ollama_wrap.proxy.pipeline import Chains, Pipeline, Responders, Told
+from ollama_wrap.proxy.responders.cached import Cached
+from ollama_wrap.proxy.responders.follow import Follow
 from ollama_wrap.proxy.responders.local import Local
+from ollama_wrap.proxy.responders.merged import Merged
 from ollama_wrap.proxy.responders.ranked import Ranked
+from ollama_wrap.proxy.responders.spread import Spread
 from ollama_wrap.routing.router import Router
+from ollama_wrap.runtime import Runtime
 from ollama_wrap.state import open_bus, open_store
 from ollama_wrap.state.base import Store
 from ollama_wrap.wire.guard import Guard, Limits
@@ -54,75 +61,6 @@ from ollama_wrap.wire.pools import Pools, Times
 
 #: Bytes of an answer to a question of our own about one Origin.
 _SMALL = 64 * 1024
-
-
-@dataclass(slots=True)
-class Runtime:
-    """The parts of a running sidecar; `lifecycle` starts and stops them."""
-
-    settings: Settings
-    clock: Clock
-    store: Store
-    events: Events
-    choices: Choices
-    fleets: Fleets
-    prober: Prober
-    pools: Pools
-    metrics: Metrics
-    host: Host
-    pipeline: Pipeline
-    door: Door
-    edge: Edge
-    guard: Guard
-    boot: str
-    problems: list[str]
-
-    def loops(self) -> Loops:
-        """What runs while the sidecar does."""
-        return Loops(
-            before=[self._load, self.prober.start],
-            run={
-                "events": self.events.run,
-                "guard": self.guard.run,
-                "host": self._refresh_host,
-            },
-            after=[self.prober.stop, self._close],
-        )
-
-    async def _load(self) -> None:
-        for problem in self.problems:
-            log.get(__name__).error(problem)
-        try:
-            await self.choices.load()
-        except StateError as error:
-            # Whether other nodes may be used is not known: the mode that does no harm.
-            self.problems.append(error.text)
-            log.get(__name__).error("stored choices cannot be read", error=error.text)
-        self.fleets.changed.subscribe(self.settle)
-        self.settle()
-
-    async def _refresh_host(self) -> None:
-        while True:
-            await self.clock.sleep(REFRESH_AFTER)
-            self.host.refresh()
-
-    async def _close(self) -> None:
-        self.fleets.changed.unsubscribe(self.settle)
-        self.pools.close()
-        await self.store.close()
-
-    def settle(self) -> None:
-        """Put the mode in force that settings, choices and nodes ask for now."""
-        fleet = self.fleets.current
-        mode, reason = decide(
-            distributed=False if self.problems else self.settings.distributed,
-            standalone=self.settings.standalone,
-            choice=self.choices.mode,
-            known=bool(fleet.others),
-            answers=fleet.answering(),
-        )
-        if (mode, reason) != (fleet.mode, fleet.reason):
-            self.fleets.replace(Fleet(mode, reason, fleet.local, fleet.others))
 
 
 def build(settings: Settings, clock: Clock | None = None) -> Runtime:
@@ -175,6 +113,7 @@ class _Builder:
             edge=edge,
             guard=Guard(self._limits()),
             boot=self.boot,
+            store_kind=self.store_kind,
             problems=self.problems,
         )
         return self.made
@@ -207,9 +146,11 @@ class _Builder:
         state = self.settings.state
         try:
             store, bus = open_store(state.store, state.dir, self.clock), open_bus(state.store)
+            self.store_kind = state.store.partition(":")[0]
         except (ConfigError, StateError) as error:
             self.problems.append(error.text)
             store, bus = open_store("memory", state.dir, self.clock), open_bus("memory")
+            self.store_kind = "memory"
         return store, Events(bus, self.settings.server.node_id, self.clock)
 
     def _overridable(self) -> Overridable:
@@ -302,15 +243,41 @@ class _Builder:
         ranked = Ranked(
             self.wire, router, admission, budget, lambda: self.choices.fallback, self.metrics.retry
         )
-        local = self.local
-        responders = Responders(ranked, local, local, local, local, ranked)
-        return Pipeline(
-            Chains(responders),
+        cache = Cache(
+            settings.cache,
+            self.fleets,
+            self.clock,
+            lambda: pipeline.running.all(),  # noqa: PLW0108  it is made in the next line  # noqa: PLW0108  # it is made below
+            self.metrics.cache_holds,
+        )
+        pipeline = Pipeline(
+            Chains(self._responders(ranked, cache)),
             ranked.rank,
-            Told(self._ended, self.metrics.running, lambda *_: None, lambda _: 0),
+            Told(self._ended, self.metrics.running, cache.store, cache.keep),
             budget,
             self.clock,
         )
+        return pipeline
+
+    def _responders(self, ranked: Ranked, cache: Cache) -> Responders:
+        wire, local, metrics = self.wire, self.local, self.metrics
+        return Responders(
+            ranked=ranked,
+            cached=Cached(
+                cache,
+                self.clock,
+                lambda: self.choices.fallback,
+                metrics.cache_hit,
+                metrics.cache_miss,
+            ),
+            local=local,
+            merged=Merged(self.fleets, local, self.settings.upstream.list_wait, active),
+            spread=Spread(wire, ranked, self._trusted),
+            follow=Follow(wire, local, ranked, self._trusted),
+        )
+
+    def _trusted(self, call: Call) -> bool:
+        return self.made is not None and self.made.door.token.valid(call)
 
     def _ended(self, ended: Ended, kind: Kind) -> None:
         log.request(ended)
@@ -340,8 +307,8 @@ class _Builder:
     def _facts(self, door: Door) -> Facts:
         return Facts(
             node_id=self.settings.server.node_id,
-            paths=frozenset(),
-            prefixes=("/api/distributed/", "/admin/", "/health/"),
+            paths=PATHS,
+            prefixes=PREFIXES,
             rights=lambda call: rights(call, self.settings.protect, door.token),
             nonce=self.boot.encode(),
         )
@@ -391,5 +358,7 @@ def application(runtime: Runtime) -> Callable[..., object]:
         finally:
             await loops.stop()
 
-    own = Starlette(routes=[], lifespan=lifespan)
+    door = runtime.door
+    scopes = Scopes(door.token, protect=runtime.settings.protect, tokens=door.rules.tokens)
+    own = Starlette(routes=own_routes(door, scopes, runtime.parts()), lifespan=lifespan)
     return asgi.Application(own, runtime.edge)

@@ -38,9 +38,7 @@ class Running:
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(
-        self, call: Call, cancel: Callable[[], object] | None, tap: Tap, wall: float
-    ) -> Open:
+    def add(self, call: Call, cancel: Callable[[], object] | None, tap: Tap, wall: float) -> Open:
         """A Call begins."""
         self._count += 1
         one = Open(str(self._count), call, cancel, tap, wall)

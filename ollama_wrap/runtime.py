@@ -1,0 +1,121 @@
+"""Runtime: the parts of a running sidecar, and the loops that keep them running."""
+
+from dataclasses import dataclass
+
+from ollama_wrap import __version__
+from ollama_wrap.api.edge import Edge
+from ollama_wrap.api.guards import Door
+from ollama_wrap.api.surface import About, Parts
+from ollama_wrap.clock import Clock
+from ollama_wrap.cluster.choices import Choices
+from ollama_wrap.cluster.events import Events
+from ollama_wrap.cluster.prober import Prober
+from ollama_wrap.config import Settings
+from ollama_wrap.errors import StateError
+from ollama_wrap.lifecycle import Loops
+from ollama_wrap.nodes.fleet import Fleet, Fleets
+from ollama_wrap.nodes.mode import decide
+from ollama_wrap.observe import log
+from ollama_wrap.observe.host import REFRESH_AFTER, Host
+from ollama_wrap.observe.metrics import Metrics
+from ollama_wrap.proxy.pipeline import Pipeline
+from ollama_wrap.state.base import Store
+from ollama_wrap.wire.guard import Guard
+from ollama_wrap.wire.pools import Pools
+
+
+@dataclass(slots=True)
+class Runtime:
+    """The parts of a running sidecar; `lifecycle` starts and stops them."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    events: Events
+    choices: Choices
+    fleets: Fleets
+    prober: Prober
+    pools: Pools
+    metrics: Metrics
+    host: Host
+    pipeline: Pipeline
+    door: Door
+    edge: Edge
+    guard: Guard
+    boot: str
+    #: the word of the store in use: sqlite, memory
+    store_kind: str
+    #: settings that could not be used: the mode is local while there are any
+    problems: list[str]
+    #: takes no new calls; peers and load balancers are told
+    draining: bool = False
+
+    def loops(self) -> Loops:
+        """What runs while the sidecar does."""
+        return Loops(
+            before=[self._load, self.prober.start],
+            run={
+                "events": self.events.run,
+                "guard": self.guard.run,
+                "host": self._refresh_host,
+            },
+            after=[self.prober.stop, self._close],
+        )
+
+    def parts(self) -> Parts:
+        """What our own surfaces read and change."""
+        settings = self.settings
+        about = About(
+            node_id=settings.server.node_id,
+            boot=self.boot,
+            version=__version__,
+            listen=tuple(map(str, settings.server.listen)),
+            store=self.store_kind,
+            started=self.clock.monotonic(),
+        )
+        return Parts(
+            about=about,
+            fleets=self.fleets,
+            choices=self.choices,
+            metrics=self.metrics,
+            running=self.pipeline.running,
+            store=self.store,
+            clock=self.clock,
+            ready=lambda: self.prober.first_round.is_set(),  # noqa: PLW0108  known once started
+            draining=lambda: self.draining,
+        )
+
+    async def _load(self) -> None:
+        for problem in self.problems:
+            log.get(__name__).error(problem)
+        try:
+            await self.choices.load()
+        except StateError as error:
+            # Whether other nodes may be used is not known: the mode that does no harm.
+            self.problems.append(error.text)
+            log.get(__name__).error("stored choices cannot be read", error=error.text)
+        self.fleets.changed.subscribe(self.settle)
+        self.settle()
+
+    async def _refresh_host(self) -> None:
+        while True:
+            await self.clock.sleep(REFRESH_AFTER)
+            self.host.refresh()
+
+    async def _close(self) -> None:
+        self.fleets.changed.unsubscribe(self.settle)
+        self.pools.close()
+        await self.store.close()
+
+    def settle(self) -> None:
+        """Put the mode in force that settings, choices and nodes ask for now."""
+        fleet = self.fleets.current
+        mode, reason = decide(
+            distributed=False if self.problems else self.settings.distributed,
+            standalone=self.settings.standalone,
+            choice=self.choices.mode,
+            known=bool(fleet.others),
+            answers=fleet.answering(),
+        )
+        if (mode, reason) != (fleet.mode, fleet.reason):
+            self.fleets.replace(Fleet(mode, reason, fleet.local, fleet.others))
