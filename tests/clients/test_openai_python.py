@@ -298,7 +298,7 @@ def test_local_ollama_that_dies_in_mid_stream_is_a_broken_stream(fresh: Fresh) -
     with (
         made_for(cluster) as client,
         client.chat.completions.create(model="tiny", messages=MESSAGES, stream=True) as stream,
-        pytest.raises(Exception, match="incomplete chunked read|Connection error"),
+        pytest.raises(Exception, match=r"incomplete chunked read|Connection error"),
     ):
         got.extend(chunk.choices[0].delta.content for chunk in stream)
 
