@@ -16,15 +16,22 @@ from email.utils import formatdate
 from functools import partial
 
 from ollama_wrap import dialects, tasks
-from ollama_wrap.api import errors
+from ollama_wrap.api import errors, intake
 from ollama_wrap.api.guards import ASK, Door, Refusal
-from ollama_wrap.call import Call, Header, Kind, Mode, Priority
+from ollama_wrap.call import Call, Header, Mode, Priority
 from ollama_wrap.clock import Clock
 from ollama_wrap.dialects import DIALECTS, Ending
-from ollama_wrap.errors import StreamBroken, UpstreamError, WrapError
+from ollama_wrap.errors import (
+    AttemptsFailed,
+    CallerError,
+    NoUpstream,
+    StreamBroken,
+    UpstreamError,
+    WrapError,
+)
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.observe import log
-from ollama_wrap.proxy import headers
+from ollama_wrap.proxy import headers, outcome
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.reply import Origin, Reply
@@ -50,6 +57,8 @@ _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
 _CLEAN = re.compile(r"/(?:[A-Za-z0-9._~:@-]+/?)*\Z")
 _DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
 _PREFIX = "/ollama"
+#: Seconds past a deadline: a call that still waits here has been answered by then.
+_GRACE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,10 @@ class Edge:
             self._turn_away(exchange, one, refusal)
             return None
         _wishes(call, call.fields)
-        await self._read(exchange, call)
+        if b"via" in call.fields and self._passed_here(call):
+            msg = "this request has been here before: two sidecars send it to each other"
+            raise CallerError(msg, status=508, code="LOOP_DETECTED")
+        await intake.read(exchange, call, self._pipeline.budget)
         self._facts.rights(call)
         if call.deadline is None:
             reply = await self._pipeline.answer(one)
@@ -164,44 +176,24 @@ class Edge:
             reply = await self._in_time(one, call.deadline)
         return await self._send(exchange, call, one, reply)
 
+    def _passed_here(self, call: Call) -> bool:
+        """Whether our own id stands in `Via`, which only sidecars are given."""
+        own = self._facts.node_id.encode()
+        return any(
+            part.split()[1:2] == [own]
+            for name, value in call.headers
+            if name.lower() == b"via"
+            for part in value.split(b",")
+        )
+
     async def _in_time(self, one: Open, deadline: float) -> Reply:
         try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+            left = max(0.0, deadline - self._clock.monotonic())
+            async with asyncio.timeout(left + _GRACE):
                 return await self._pipeline.answer(one)
         except TimeoutError:
             msg = "the deadline of this request passed before a node answered"
             raise WrapError(msg, status=504, code="TIMEOUT") from None
-
-    async def _read(self, exchange: Exchange, call: Call) -> None:
-        """Find the model; keep the body where it can be sent again."""
-        if not call.has_body:
-            call.body = b""
-        elif call.operation == "blob" and call.method == "POST":
-            call.body, call.rest = None, exchange
-        else:
-            body = await exchange.whole(self._pipeline.budget.body_limit())
-            call.body = body
-            if body is None:
-                call.rest, call.repeatable = exchange, False
-                if call.kind is not Kind.OTHER:
-                    call.kind = Kind.ONCE  # the model lies behind the limit, or cannot be repeated
-                return
-            self._pipeline.budget.kept += len(body)
-        route = dialects.route(call.method, call.path)
-        if route.reads_body and call.body is not None:
-            self._understand(call, route, call.body)
-        if call.targets and call.operation in {"pull", "push", "delete"}:
-            call.kind = Kind.SPREAD
-
-    def _understand(self, call: Call, route: dialects.Route, body: bytes) -> None:
-        reading = dialects.read(route, body, call.headers)
-        if reading is None:
-            call.kind = Kind.OTHER  # stock says itself what is wrong with it
-            return
-        call.model, call.stream, call.kind = reading.model, reading.stream, reading.kind
-        call.repeatable = reading.repeatable
-        call.bound_to_digest, call.unload = reading.bound_to_digest, reading.unload
-        call.follows, call.sources = reading.follows, reading.sources
 
     # out
 
@@ -237,8 +229,7 @@ class Edge:
     ) -> Ending | None:
         if error is not None:
             one.error = error.text
-            word = "reset" if isinstance(error, StreamBroken) else "bad-response"
-            self._break(exchange, call, one, word)
+            self._break(exchange, call, one, outcome.of_break(error).word)
         elif ending is not None and ending.failed and call.dialect != "ollama":
             # Stock's compatible routes hide a failed engine behind an empty chunk.
             one.error = "the engine failed in mid-stream"
@@ -294,7 +285,9 @@ class Edge:
             self._break(exchange, call, one, "bad-response")
             return
         status, fields, body = errors.render(error, call)
-        origin = one.reply.origin if one.reply is not None else Origin()
+        origin = one.reply.origin if one.reply is not None else Origin(attempts=one.attempts)
+        if isinstance(error, NoUpstream | AttemptsFailed) and call.mode is Mode.DISTRIBUTED:
+            origin.fallback = origin.fallback or "no-nodes"
         self._write(
             exchange,
             one,
