@@ -7,6 +7,8 @@ Ending (the last bytes of an answer). It must not know nodes, sockets or modes.
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from ollama_wrap.call import Header, Kind
 
 
@@ -27,8 +29,7 @@ class Route:
     model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """What the body says, read as Go reads it.
 
     `model` is untrimmed, as the client spelled it; None where it is absent or
@@ -51,8 +52,7 @@ class Reading:
     follows: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """What the last bytes of an inference answer say; counts are None where none were said."""
 
     done: bool

@@ -6,8 +6,10 @@ anthropic/anthropic.go. It must not know how a body is parsed (`body`).
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isinf
+
+from msgspec.structs import replace
 
 from ollama_wrap.call import Header, Kind
 from ollama_wrap.dialects.base import Reading, Route

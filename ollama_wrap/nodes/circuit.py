@@ -6,10 +6,12 @@ it. Each time it opens again it stays open twice as long, and a time of quiet ta
 one doubling back. Whether the last node may be left out is not decided here.
 """
 
-from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
 from random import Random
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from ollama_wrap.config.groups import Circuit as Rules
 
@@ -37,8 +39,7 @@ class CircuitState(StrEnum):
     HALF_OPEN = "half-open"
 
 
-@dataclass(frozen=True, slots=True)
-class Circuit:
+class Circuit(Struct, frozen=True):
     """A node's breaker; each transition returns the next Circuit.
 
     `retry_at`: None where it is closed, else when a call may try again.
@@ -53,7 +54,7 @@ class Circuit:
     closed: float = 0.0
     trying: bool = False
     window: Window = ()
-    rules: Rules = field(default_factory=_rules, repr=False)
+    rules: Rules = field(default_factory=_rules)
 
     def state(self, now: float) -> CircuitState:
         if self.retry_at is None:
@@ -109,14 +110,13 @@ class Circuit:
         return (*kept, (piece, oks, bads))
 
 
-@dataclass(frozen=True, slots=True)
-class Cooldown:
+class Cooldown(Struct, frozen=True):
     """The breaker of one model on one node; `until`: no call for it goes there before."""
 
     until: float = 0.0
     fails: int = 0
     trips: int = 0
-    rules: Rules = field(default_factory=_rules, repr=False)
+    rules: Rules = field(default_factory=_rules)
 
     def cooling(self, now: float) -> bool:
         return now < self.until

@@ -3,11 +3,10 @@
 Never a prompt, an answer or a key: there is no field for them.
 """
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """Times are seconds, `bytes_out` counts body bytes; None is not known, or did not happen.
 
     `path` is without its query. `reason` and `fallback` are the words of the

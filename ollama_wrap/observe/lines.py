@@ -9,9 +9,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from pathlib import PurePath
 from types import TracebackType
+
+from msgspec import Struct
 
 from ollama_wrap.errors import WrapError
 from ollama_wrap.observe.ended import Ended
@@ -27,8 +30,7 @@ _plain = re.compile(r"[\w./:@%+,;~!?&*()\[\]-]+", re.ASCII).fullmatch
 _credentials = re.compile(r"://[^/\s]*@")
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(Struct, frozen=True):
     """One moment: Unix time as ISO 8601 in UTC, and as a local time of day."""
 
     iso: str
@@ -61,22 +63,26 @@ def word(text: str, limit: int) -> str:
     return quoted(text, limit)
 
 
+#: of the words that come again and again
+_again = lru_cache(maxsize=1024)(word)
+
+
 def _attempts(ended: Ended) -> str:
     return ",".join([f"{node}:{outcome}" for node, outcome in ended.attempts])
 
 
 def _pairs(e: Ended) -> str:
-    parts = [f" operation={word(e.operation, WORD)}"]
+    parts = [f" operation={_again(e.operation, WORD)}"]
     if e.model is not None:
-        parts.append(f" model={word(e.model, MODEL)}")
+        parts.append(f" model={_again(e.model, MODEL)}")
     if e.node is not None:
-        parts.append(f" node={word(e.node, WORD)}")
+        parts.append(f" node={_again(e.node, WORD)}")
     if e.reason is not None:
-        parts.append(f" reason={word(e.reason, WORD)}")
+        parts.append(f" reason={_again(e.reason, WORD)}")
     if e.fallback is not None:
-        parts.append(f" fallback={word(e.fallback, WORD)}")
+        parts.append(f" fallback={_again(e.fallback, WORD)}")
     if e.attempts:
-        parts.append(f" attempts={word(_attempts(e), ATTEMPTS)}")
+        parts.append(f" attempts={_again(_attempts(e), ATTEMPTS)}")
     parts.append(f" status={e.status} bytes={e.bytes_out}")
     if e.tokens is not None:
         parts.append(f" tokens={e.tokens}")
@@ -91,13 +97,13 @@ def _pairs(e: Ended) -> str:
 def _request_logfmt(stamp: Stamp, e: Ended) -> str:
     return (
         f"time={stamp.iso} level={e.level} event=request id={word(e.id, ID)}"
-        f" method={word(e.method, METHOD)} path={word(e.path, PATH)}{_pairs(e)}\n"
+        f" method={_again(e.method, METHOD)} path={_again(e.path, PATH)}{_pairs(e)}\n"
     )
 
 
 def _request_console(stamp: Stamp, e: Ended) -> str:
     return (
-        f"{stamp.local} {e.level:<7} {word(e.method, METHOD)} {word(e.path, PATH)}{_pairs(e)}"
+        f"{stamp.local} {e.level:<7} {_again(e.method, METHOD)} {_again(e.path, PATH)}{_pairs(e)}"
         f" id={word(e.id, ID)}\n"
     )
 

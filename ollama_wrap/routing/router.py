@@ -7,9 +7,12 @@ wait, or read a clock: it returns a Ranking and changes nothing but a policy's t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from ollama_wrap.call import Call, Mode
 from ollama_wrap.nodes.fleet import Fleet
@@ -45,8 +48,7 @@ _SIDES = {"local": Routing.LOCAL_FIRST, "remote": Routing.REMOTE_FIRST}
 _STRONG = frozenset({"forced", "last-gasp"})
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Struct, frozen=True):
     """Candidates, best first; none: nobody may be asked.
 
     `key`: the canonical model name. `passed_over`: why the preferred side was

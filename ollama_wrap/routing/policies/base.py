@@ -6,15 +6,15 @@ digests or tiers.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from ollama_wrap.call import Call
 from ollama_wrap.nodes.upstream import Upstream
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(Struct, frozen=True):
     """An upstream that could take a call.
 
     `reason` is a word of X-Ollama-Route-Reason; `score` the expected wait, less is

@@ -1,7 +1,8 @@
 """One ended request, to be varied by the tests of this folder."""
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec.structs import replace
 
 from ollama_wrap.observe.ended import Ended
 
