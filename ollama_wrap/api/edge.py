@@ -35,7 +35,7 @@ from ollama_wrap.proxy import headers, outcome
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.reply import Origin, Reply
-from ollama_wrap.wire.base import Exchange, Framing
+from ollama_wrap.wire.base import Exchange, Framing, Pace
 from ollama_wrap.wire.relay import Relay
 
 _PHRASES = {
@@ -53,10 +53,13 @@ _PHRASES = {
     504: b"Gateway Timeout",
     508: b"Loop Detected",
 }
+#: The field with the nonce of the self test at start; stock ignores it.
+NONCE = b"x-ollama-wrap-nonce"
 _SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
 _CLEAN = re.compile(r"/(?:[A-Za-z0-9._~:@-]+/?)*\Z")
 _DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
 _PREFIX = "/ollama"
+_PACES = {Kind.INFER: Pace.LONG, Kind.ONCE: Pace.BULK}
 #: Seconds past a deadline: a call that still waits here has been answered by then.
 _GRACE = 0.02
 
@@ -70,7 +73,7 @@ class Facts:
     paths: frozenset[str]
     prefixes: tuple[str, ...]
     rights: Callable[[Call], None]
-    #: told of a request that carries the start-up nonce: our upstream is ourselves
+    #: what a request of our own to our own Ollama carries; one that comes in here is a loop
     nonce: bytes
 
 
@@ -151,11 +154,14 @@ class Edge:
         call.kind, call.operation, call.dialect = route.kind, route.operation, route.dialect
         call.repeatable, call.model = route.repeatable, route.model
         call.has_body = exchange.has_body
+        exchange.pace = _PACES.get(call.kind, Pace.BRIEF)
         call.prefixed = target is not exchange.target
         call.hop = b"x-ollama-hop" in fields
         return call
 
     async def _answer(self, exchange: Exchange, call: Call, one: Open) -> Ending | None:
+        if call.fields.get(NONCE) == self._facts.nonce:
+            raise CallerError("this is the sidecar that asked", status=508, code="LOOP_DETECTED")
         refusal = self._door.stock(call, exchange.listener)
         if refusal is not None and self._door.redirects(call, exchange.listener):
             refusal = None
