@@ -24,8 +24,11 @@ WHOLE = '{"model":"tiny","prompt":"hi","stream":false}'
 WORDS = [f" {word}" for word in HERE.split()]
 # As the client of Java 17 sends it with the first request to a server it does not know.
 H2C = (
-    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-    "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+    "Connection: Upgrade, HTTP2-Settings\r\n"
+    "Content-Length: {length}\r\n"
+    "Host: localhost\r\n"
+    "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\n"
+    "Upgrade: h2c\r\n"
     "User-Agent: Java-http-client/17.0.15\r\n"
 )
 
@@ -153,8 +156,10 @@ def test_offer_of_http_2_is_declined_and_the_body_is_not_lost(
     cluster: Cluster, apart: bool, chunked: bool
 ) -> None:
     framed = f"{len(WHOLE):x}\r\n{WHOLE}\r\n0\r\n\r\n" if chunked else WHOLE
-    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(WHOLE)}"
-    head = f"POST /api/generate HTTP/1.1\r\n{H2C}{framing}\r\nHost: localhost\r\n\r\n"
+    head = f"POST /api/generate HTTP/1.1\r\n{H2C}\r\n"
+    if chunked:
+        head = head.replace("Content-Length: {length}", "Transfer-Encoding: chunked")
+    head = head.format(length=len(WHOLE))
     with socket.create_connection(cluster.sidecar.address, timeout=10) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in [head, framed] if apart else [head + framed]:
