@@ -21,6 +21,7 @@ from ollama_wrap.routing.router import Ranking, Router
 #: A local Ollama that answered so many seconds ago and refuses now is restarting: it is waited
 #: for so long (systemd starts stock again after 3 s), and asked again so often.
 _LATELY, _RETURN, _AGAIN = 30.0, 5.0, 0.1
+_NOT_THERE = frozenset({outcome.CONNECT, outcome.TIMEOUT, outcome.NODE_DOWN})
 
 
 @dataclass(slots=True)
@@ -236,21 +237,32 @@ class Ranked:
     def _away(self, call: Call, trail: _Trail) -> Unavailable | None:
         """The holder is away: its name helps more than a 404, which makes the CLI download."""
         ranking = trail.ranking
-        if ranking is None or not ranking.away or ranking.key is None:
+        if ranking is None or ranking.key is None:
             return None
-        if call.kind not in {Kind.INFER, Kind.FOLLOW}:
+        away = ranking.away or _vanished(trail, ranking.key)
+        if not away or call.kind not in {Kind.INFER, Kind.FOLLOW}:
             return None
         clock = self._wire.clock
         nodes = ", ".join(
             f"{node}, which has not answered since {clock.local_time(seen)}"
             if seen
             else f"{node}, which does not answer"
-            for node, seen in ranking.away
+            for node, seen in away
         )
         text = f"model '{call.model or short(ranking.key)}' is on {nodes}"
         error = AttemptsFailed(text, trail.words())
         error.retry_after = 5
         return error
+
+
+def _vanished(trail: _Trail, key: str) -> tuple[tuple[str, float], ...]:
+    """Holders that no probe has missed yet, where only other nodes hold it and none is there."""
+    ends = {one.upstream: one.outcome for one in trail.attempts}
+    if any(one.node.local or ends[one] not in _NOT_THERE for one in ends):
+        return ()
+    return tuple(
+        (one.node.id, one.health.last_seen_wall or 0.0) for one in ends if one.inventory.had(key)
+    )
 
 
 def _close(trail: _Trail, keep: Attempt | None) -> None:
