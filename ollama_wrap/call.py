@@ -6,9 +6,11 @@ upper rooms.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 Header = tuple[bytes, bytes]
 
@@ -47,8 +49,7 @@ class Upload(Protocol):
         """The next bytes, `b""` at the end; raises StreamBroken when the client is gone."""
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct, eq=False):
     """One client request.
 
     `target` and `headers` are the bytes that came, in their order and case.
@@ -108,3 +109,7 @@ class Call:
     priority: Priority = Priority.MEDIUM
     no_store: bool = False
     dry_run: bool = False
+
+    def altered(self, **changes: object) -> "Call":
+        """Another Call that differs in `changes`."""
+        return replace(self, **changes)

@@ -111,7 +111,7 @@ class Merged:
 
     async def _ask(self, call: Call) -> _Here:
         # HEAD has to say how long the body would be.
-        question = replace(call, method="GET")
+        question = call.altered(method="GET")
         try:
             async with asyncio.timeout(self._wait):
                 reply = await self._local.answer(question, None)

@@ -1,7 +1,6 @@
 """What is kept, and who gets it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -60,8 +59,8 @@ class Kitchen:
 
 def chat(body: bytes | None = b'{"model":"m"}', **changes: object) -> Call:
     made = Call("id", "POST", b"/api/generate", "/api/generate", [], mode=Mode.DISTRIBUTED)
-    made = replace(made, kind=Kind.INFER, operation="generate", model="m", caller="ann")
-    return replace(made, body=body, stream=True, **changes)  # type: ignore[arg-type]
+    made = made.altered(kind=Kind.INFER, operation="generate", model="m", caller="ann")
+    return made.altered(body=body, stream=True, **changes)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -139,7 +138,7 @@ def test_nothing_is_kept_where_it_is_switched_off() -> None:
 def test_shape_of_the_request_does_not_matter_to_native_routes(kitchen: Kitchen) -> None:
     kitchen.store(chat(b'{"model":"m","stream":true}'))
 
-    whole = kitchen.cache.find(replace(chat(b'{"Stream":false,"model":"m"}'), stream=False))
+    whole = kitchen.cache.find(chat(b'{"Stream":false,"model":"m"}').altered(stream=False))
 
     assert whole is not None
     assert whole.body == b'{"response":"ab","done":true}'
@@ -149,7 +148,7 @@ def test_shape_of_the_request_does_not_matter_to_native_routes(kitchen: Kitchen)
 
 def test_object_is_given_as_lines_to_who_asks_for_them(kitchen: Kitchen) -> None:
     body = b'{"response":"ab","done":true}'
-    kitchen.store(replace(chat(b'{"model":"m","stream":false}'), stream=False), body, [JSON])
+    kitchen.store(chat(b'{"model":"m","stream":false}').altered(stream=False), body, [JSON])
 
     lines = kitchen.cache.find(chat())
 
@@ -165,7 +164,7 @@ def test_other_routes_find_an_answer_in_its_own_shape_only(kitchen: Kitchen) -> 
     kitchen.store(asked, b"data: [DONE]\n\n", [events, (b"Date", b"today")])
 
     found = kitchen.cache.find(asked)
-    whole = replace(chat(b'{"model":"m"}', operation="chat-completions"), stream=False)
+    whole = chat(b'{"model":"m"}', operation="chat-completions").altered(stream=False)
 
     assert found is not None
     assert found.streamed
@@ -179,7 +178,7 @@ def test_body_that_cannot_be_taken_apart_is_compared_whole(kitchen: Kitchen) -> 
 
     assert kitchen.found(chat(twice)) == LINES
     assert kitchen.found(chat(b'{"model":"m","options":{"b":1}}')) is None
-    assert kitchen.found(replace(chat(twice), stream=False)) is None
+    assert kitchen.found(chat(twice).altered(stream=False)) is None
 
 
 def test_members_are_not_mixed_up_with_their_neighbours(kitchen: Kitchen) -> None:

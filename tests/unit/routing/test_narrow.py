@@ -126,7 +126,7 @@ def test_other_node_has_what_it_was_seen_with_until_it_has_listed() -> None:
 def test_force_header_names_a_side_without_what_is_down(forced: str | None, ids: list[str]) -> None:
     down, kind = upstream("r2=h2", state=NodeState.DOWN), upstream("r3=h3;kind=openai")
     nodes = fleet(upstream("local"), upstream("r1=h1"), down, kind)
-    wanted = replace(call(), forced=forced)
+    wanted = call().altered(forced=forced)
 
     assert [one.node.id for one in pool(wanted, nodes)] == ids
 

@@ -1,5 +1,4 @@
 from collections import Counter
-from dataclasses import replace
 from random import Random
 
 import pytest
@@ -49,7 +48,7 @@ def cooled(node: Upstream) -> Upstream:
 
 @pytest.mark.parametrize("mode", [Mode.LOCAL, Mode.STANDALONE])
 def test_mode_without_other_nodes_asks_the_local_one_whatever_its_state(mode: Mode) -> None:
-    asked = replace(call(mode=mode), forced="r1", side="remote")
+    asked = call(mode=mode).altered(forced="r1", side="remote")
 
     ranking = rank(upstream("local", state=DOWN), upstream("r1=h1"), asked=asked)
 
@@ -58,7 +57,7 @@ def test_mode_without_other_nodes_asks_the_local_one_whatever_its_state(mode: Mo
 
 
 def test_call_from_another_sidecar_is_served_here() -> None:
-    ranking = rank(upstream("local", ()), upstream("r1=h1"), asked=replace(call(), hop=True))
+    ranking = rank(upstream("local", ()), upstream("r1=h1"), asked=call().altered(hop=True))
 
     assert said(ranking) == [("tower", "hop")]
 
@@ -67,7 +66,7 @@ def test_call_from_another_sidecar_is_served_here() -> None:
 def test_calls_that_only_stock_can_answer_stay_here(model: str | None) -> None:
     node = upstream("r1=h1", ("m", "gpt-oss:120b"))
 
-    ranking = rank(upstream("local", ()), node, asked=replace(call(model), forced="remote"))
+    ranking = rank(upstream("local", ()), node, asked=call(model).altered(forced="remote"))
 
     assert said(ranking) == [("tower", "local")]
 
@@ -126,9 +125,7 @@ def test_balanced_asks_the_policy_over_all() -> None:
     ],
 )
 def test_route_header_is_a_preference_for_one_call(mode: str, side: str | None, first: str) -> None:
-    ranking = rank(
-        upstream("local"), upstream("r1=h1"), mode=mode, asked=replace(call(), side=side)
-    )
+    ranking = rank(upstream("local"), upstream("r1=h1"), mode=mode, asked=call().altered(side=side))
 
     assert ids(ranking)[0] == first
     assert len(ids(ranking)) == 2
@@ -373,7 +370,7 @@ def test_ignore_makes_no_difference() -> None:
 
 
 def test_call_bound_to_a_digest_never_goes_to_another() -> None:
-    asked = replace(call(), bound_to_digest=True)
+    asked = call().altered(bound_to_digest=True)
     local, other = upstream("local", {"m": "A"}, state=DOWN), upstream("r1=h1", {"m": "B"})
 
     assert ids(rank(local, other, asked=asked)) == ["tower"]
@@ -398,7 +395,7 @@ def test_conflict_candidates_do_not_make_a_call_wait() -> None:
 
 
 def test_forced_local_ranks_the_local_node_alone() -> None:
-    asked = replace(call(), forced="local")
+    asked = call().altered(forced="local")
 
     ranking = rank(fill(upstream("local")), upstream("r1=h1"), asked=asked, mode="remote-first")
 
@@ -407,7 +404,7 @@ def test_forced_local_ranks_the_local_node_alone() -> None:
 
 
 def test_forced_remote_ranks_the_others_alone() -> None:
-    asked = replace(call(), forced="remote")
+    asked = call().altered(forced="remote")
 
     ranking = rank(
         upstream("local", loaded=("m",)), fill(upstream("r1=h1")), upstream("r2=h2"), asked=asked
@@ -419,7 +416,7 @@ def test_forced_remote_ranks_the_others_alone() -> None:
 def test_forced_node_ranks_it_alone_and_says_itself_that_the_model_is_missing() -> None:
     one, two = upstream("r1=h1", ()), upstream("r2=h2")
 
-    ranking = rank(upstream("local"), one, two, asked=replace(call(), forced="r1"))
+    ranking = rank(upstream("local"), one, two, asked=call().altered(forced="r1"))
 
     assert said(ranking) == [("r1", "forced")]
     assert not ranking.known
@@ -432,20 +429,20 @@ def test_forced_side_that_is_down_leaves_nobody(forced: str) -> None:
         upstream("r1=h1", state=DOWN),
     )
 
-    ranking = rank(*nodes, asked=replace(call(), forced=forced))
+    ranking = rank(*nodes, asked=call().altered(forced=forced))
 
     assert ranking.candidates == ()
     assert not ranking.holdable
 
 
 def test_forced_node_is_tried_though_its_circuit_is_open() -> None:
-    ranking = rank(upstream("local"), eject(upstream("r1=h1")), asked=replace(call(), forced="r1"))
+    ranking = rank(upstream("local"), eject(upstream("r1=h1")), asked=call().altered(forced="r1"))
 
     assert said(ranking) == [("r1", "forced")]
 
 
 def test_forced_remote_without_a_holder_ranks_all_others() -> None:
-    asked = replace(call(), forced="remote")
+    asked = call().altered(forced="remote")
 
     ranking = rank(upstream("local"), upstream("r1=h1", ()), upstream("r2=h2", ()), asked=asked)
 
@@ -549,7 +546,7 @@ def test_ranking_holds_each_that_can_serve_once_and_nobody_else(
     facts: list[Facts], mode: str, policy: str, digests: str, bound: bool
 ) -> None:
     nodes = fleet(*(made(number, one) for number, one in enumerate(facts)))
-    asked = replace(call(), bound_to_digest=bound)
+    asked = call().altered(bound_to_digest=bound)
 
     ranking = Router(mode, policy, digests, Random(1)).rank(asked, nodes, NOW)
 
