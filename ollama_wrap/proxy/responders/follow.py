@@ -6,7 +6,6 @@ tell which was meant. It must not know how requests are sent.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from ollama_wrap.call import Call, Kind
 from ollama_wrap.errors import CallerError, Forbidden, NoUpstream, Unavailable
@@ -39,10 +38,10 @@ class Follow:
         """See `Responder`."""
         if call.operation not in _CHANGES:
             return await self._ranked.answer(call, before)
-        model = _followed(call)
+        model = call.follows or ""
         upstream = self._elsewhere(call, model)
         # What a node has is asked anew when such an attempt ends.
-        once = replace(call, kind=Kind.ONCE)
+        once = call.altered(kind=Kind.ONCE)
         if upstream is None or upstream.node.local:
             return await self._local.answer(once, before)
         if not call.loopback and not self._trusted(call):
@@ -83,13 +82,6 @@ class Follow:
             raise failed(call, [attempt])
         attempt.reply.origin.reason = "model-missing" if call.forced is None else "forced"
         return attempt.reply
-
-
-def _followed(call: Call) -> str:
-    """The model that has to be there: what is deleted, copied, or built upon."""
-    if call.operation == "create":
-        return call.sources[0] if call.sources else ""
-    return call.model or ""
 
 
 def _ambiguous(model: str, holders: list[Upstream]) -> CallerError:

@@ -3,11 +3,10 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from ollama_wrap import tasks
 from ollama_wrap.call import Call, Header, Kind
-from ollama_wrap.errors import BadCall, CallerError, Forbidden, Unavailable, UpstreamError
+from ollama_wrap.errors import CallerError, Forbidden, Unavailable, UpstreamError
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.names import canonical, is_cloud
 from ollama_wrap.nodes.upstream import Upstream
@@ -48,7 +47,7 @@ class Spread:
     def _begin(self, call: Call, upstream: Upstream) -> Attempt:
         upstream.take(None)
         # What a node has is asked anew when such an attempt ends.
-        return Attempt(self._wire, replace(call, kind=Kind.ONCE), upstream, None)
+        return Attempt(self._wire, call.altered(kind=Kind.ONCE), upstream, None)
 
     # unloading
 
@@ -105,8 +104,6 @@ class Spread:
 
     async def _manage(self, call: Call) -> Reply:
         upstreams = self._targets(call)
-        if call.body is None:
-            raise BadCall("a request this large cannot be sent to several nodes")
         if call.stream:
             woven = Woven(upstreams, lambda one: self._begin(call, one))
             return Reply(200, list(_LINES), woven)
