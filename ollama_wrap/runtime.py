@@ -1,5 +1,6 @@
 """Runtime: the parts of a running sidecar, and the loops that keep them running."""
 
+import math
 from dataclasses import dataclass
 
 from ollama_wrap import __version__
@@ -22,6 +23,9 @@ from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.state.base import Store
 from ollama_wrap.wire.guard import Guard
 from ollama_wrap.wire.pools import Pools
+
+#: seconds after its last ping that a sidecar is thought to use us
+PEER = 30.0
 
 
 @dataclass(slots=True)
@@ -49,6 +53,8 @@ class Runtime:
     problems: list[str]
     #: takes no new calls; peers and load balancers are told
     draining: bool = False
+    #: monotonic time of the last ping of another sidecar
+    pinged_at: float = -math.inf
 
     def loops(self) -> Loops:
         """What runs while the sidecar does."""
@@ -83,7 +89,15 @@ class Runtime:
             clock=self.clock,
             ready=lambda: self.prober.first_round.is_set(),  # noqa: PLW0108  known once started
             draining=lambda: self.draining,
+            pinged=self._pinged,
         )
+
+    def used_by_peers(self) -> bool:
+        """Whether another sidecar may be sending calls here: it asked how we are of late."""
+        return self.clock.monotonic() - self.pinged_at < PEER
+
+    def _pinged(self) -> None:
+        self.pinged_at = self.clock.monotonic()
 
     async def _load(self) -> None:
         for problem in self.problems:

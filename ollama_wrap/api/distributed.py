@@ -81,6 +81,7 @@ async def replicas(parts: Parts, asked: Asked) -> Answer:
 async def ping(parts: Parts, _: Asked) -> Answer:
     """Other sidecars ask this every two seconds: at most 4 KiB, and little work."""
     about, local = parts.about, parts.fleets.current.local
+    parts.pinged()
     names = shapes.loaded(local) or []
     return shown(
         {

@@ -53,6 +53,7 @@ class Parts:
     """What the surfaces read and change.
 
     `ready`: the local Ollama was asked once. `draining`: the process takes no new calls.
+    `pinged()` is called when another sidecar has asked how we are.
     """
 
     about: About
@@ -64,6 +65,7 @@ class Parts:
     clock: Clock
     ready: Callable[[], bool]
     draining: Callable[[], bool]
+    pinged: Callable[[], None] = lambda: None
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
 
 
