@@ -42,6 +42,11 @@ def on_path(name: str) -> str:
     return shutil.which(name) or missing(f"`{name}`")
 
 
+def compiler(name: str) -> str:
+    """Return where a language's command is; skips where it is not, for CI installs none."""
+    return shutil.which(name) or pytest.skip(f"`{name}` is not here")
+
+
 @dataclass(slots=True)
 class Program:
     """A running program that listens on loopback."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.conftest import Fresh
-from tests.clients.programs import HERE, THERE, Cluster, Fake, on_path
+from tests.clients.programs import HERE, THERE, Cluster, Fake, compiler, on_path
 
 HOME = Path(__file__).parent
 ASK = '{"model":"tiny","prompt":"hi"}'
@@ -193,7 +193,7 @@ def names_of_headers(entry: dict[str, object]) -> set[str]:
 
 @pytest.mark.timeout(120)
 def test_java_s_client_at_its_defaults_is_served(cluster: Cluster) -> None:
-    printed = run(on_path("java"), "java/Client.java", cluster.url)
+    printed = run(compiler("java"), "java/Client.java", cluster.url)
 
     digest = printed["blob"].rpartition(" ")[2]
     assert printed == {
@@ -212,7 +212,7 @@ def test_java_s_client_at_its_defaults_is_served(cluster: Cluster) -> None:
 @pytest.fixture(scope="session")
 def go_client(tmp_path_factory: pytest.TempPathFactory) -> str:
     built = tmp_path_factory.mktemp("go") / "client"
-    command = [on_path("go"), "build", "-o", str(built), "client.go"]
+    command = [compiler("go"), "build", "-o", str(built), "client.go"]
     more = {"GO111MODULE": "off", "GOFLAGS": "", "CGO_ENABLED": "0"}
     subprocess.run(command, cwd=HOME / "go", env=os.environ | more, check=True, timeout=280)
     return str(built)
