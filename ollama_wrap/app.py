@@ -4,6 +4,7 @@ The only place that sees every room. What a lower room needs of an upper one it
 is given here as a callable.
 """
 
+import ipaddress
 import random
 import secrets
 import ssl
@@ -56,7 +57,9 @@ from ollama_wrap.routing.router import Router
 from ollama_wrap.runtime import Runtime
 from ollama_wrap.state import open_bus, open_store
 from ollama_wrap.state.base import Store
-from ollama_wrap.wire.guard import Guard, Limits
+from ollama_wrap.wire.guard import Guard, Limits, Upload
+from ollama_wrap.wire.head import Sizes
+from ollama_wrap.wire.pool import Alive
 from ollama_wrap.wire.pools import Pools, Times
 
 #: Bytes of an answer to a question of our own about one Origin.
@@ -111,7 +114,7 @@ class _Builder:
             pipeline=pipeline,
             door=door,
             edge=edge,
-            guard=Guard(self._limits()),
+            guard=Guard(self._limits(), self._unbounded),
             boot=self.boot,
             store_kind=self.store_kind,
             problems=self.problems,
@@ -199,7 +202,8 @@ class _Builder:
 
     def _times(self) -> Times:
         up = self.settings.upstream
-        return Times(up.connect_local, up.connect, up.connect_tls, up.keepalive_expiry)
+        alive = Alive(up.tcp_idle, up.tcp_interval, up.tcp_count, up.tcp_user_timeout)
+        return Times(up.connect_local, up.connect, up.connect_tls, up.keepalive_expiry, alive)
 
     def _wire(self) -> Wire:
         up = self.settings.upstream
@@ -320,17 +324,30 @@ class _Builder:
         return verdict(reply.status, reply.headers)
 
     def _limits(self) -> Limits:
-        client = self.settings.client
+        client, up = self.settings.client, self.settings.upstream
         return Limits(
             first_byte=client.first_byte,
             header_deadline=client.header_deadline,
-            body_idle=client.body_idle,
+            body=Upload(client.body_idle, client.body_min_rate, 10.0),
+            blob=Upload(client.blob_body_idle, client.blob_min_rate, 60.0),
             body_total=client.body_total,
             keepalive_idle=client.keepalive_idle,
             write_stall=client.write_stall,
+            write_stall_once=client.write_stall_once,
             connections=client.max_connections,
             connections_per_address=client.max_per_address,
+            streams=client.max_streams,
+            sizes=Sizes(client.max_head, client.max_field, client.max_target, client.max_fields),
+            marks=(up.relay_high, min(up.relay_low, up.relay_high)),
+            buffered=up.relay_total,
         )
+
+    def _unbounded(self, address: str) -> bool:
+        """Whether an address may have any number of connections: nodes, and listed proxies."""
+        if any(address in one.addresses for one in self.fleets.current.others):
+            return True
+        peer = ipaddress.ip_address(address)
+        return any(peer in network for network in self.settings.trusted_proxies)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext:

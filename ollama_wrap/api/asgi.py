@@ -13,7 +13,7 @@ from ollama_wrap import tasks
 from ollama_wrap.api.edge import Edge
 from ollama_wrap.call import Header
 from ollama_wrap.errors import StreamBroken
-from ollama_wrap.wire.base import Framing
+from ollama_wrap.wire.base import Framing, Pace
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -55,6 +55,7 @@ class AsgiExchange:
         self.listener: str = (scope.get("server") or ("",))[0] or ""
         self.has_body = bool({b"content-length", b"transfer-encoding"} & self.fields.keys())
         self.keep_alive = True
+        self.pace = Pace.BRIEF
         self.started = self.over = self.paused = False
         self.writable: Callable[[], None] | None = None
         self.gone: Callable[[], object] | None = None

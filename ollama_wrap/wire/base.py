@@ -25,13 +25,23 @@ class Framing(Enum):
     """Not at all: it ends with the connection."""
 
 
+class Pace(Enum):
+    """How long a request may take, which decides what a silent client means."""
+
+    BRIEF = 0
+    """Answered soon, also to a client that has said that it sends no more."""
+    LONG = 1
+    """A generation: a client that sends no more has left, as with stock."""
+    BULK = 2
+    """Models on their way: as LONG, and up and down more time is allowed."""
+
+
 class Exchange(Protocol):
     """One request, and the way to answer it.
 
     `headers` are as they came; `fields` are the same by lower-case name, the
-    first value where a name repeats. `client` and `listener` are addresses
-    without port. `paused` is True while the client cannot take more; then
-    `writable` is called once it can.
+    first value where a name repeats. `paused` is True while the client cannot
+    take more; then `writable` is called once it can.
     """
 
     method: str
@@ -40,9 +50,8 @@ class Exchange(Protocol):
     headers: list[Header]
     fields: Mapping[bytes, bytes]
     http11: bool
-    client: str
-    listener: str
-    has_body: bool
+    pace: Pace
+    """Set by the edge, as soon as it knows."""
     started: bool
     """`begin` was called."""
     over: bool
@@ -53,6 +62,18 @@ class Exchange(Protocol):
     writable: Callable[[], None] | None
     gone: Callable[[], object] | None
     """Called once when the client leaves before its answer is complete."""
+
+    @property
+    def client(self) -> str:
+        """Address of the peer, without port."""
+
+    @property
+    def listener(self) -> str:
+        """Address that the connection came in on, without port."""
+
+    @property
+    def has_body(self) -> bool:
+        """A body was announced, even an empty one."""
 
     async def whole(self, limit: int) -> bytes | None:
         """The body if it ends within `limit` bytes, else None: then `read` has it, whole."""

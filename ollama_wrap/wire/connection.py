@@ -87,11 +87,11 @@ class Answer:
     def start(self, sink: Sink) -> None:
         """See `reply.Source`."""
         self._sink = sink
+        if self._connection is not None:
+            self._connection.read_on()  # before the sink, which may pause again
         self.push()
         if self.complete or self.error is not None:
             sink.end(self.error)
-        elif self._connection is not None:
-            self._connection.read_on()
 
     def pause(self) -> None:
         """See `reply.Source`."""
@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
             self.drop()  # nobody asked
             return
         answer.received += len(data)
-        fault: UpstreamError | None = None
+        fault: BadReply | None = None
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
             _set(answer.begun)
             answer.push()
         if answer.complete:
-            self._finish(answer)
+            self._finish(answer, clean=fault is None)
         elif fault is not None:
             self.fail(fault)
 
@@ -257,8 +257,9 @@ class Connection(asyncio.Protocol):
             self.answer.keep_alive = False
 
     def on_status(self, status: bytes) -> None:
+        # In two parts where a segment ends in it.
         if self.answer is not None and not self.answer.complete:
-            self.answer.phrase = status
+            self.answer.phrase += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
         answer = self.answer
@@ -280,7 +281,7 @@ class Connection(asyncio.Protocol):
             if status == 101 or self._interim > MAX_INTERIM:
                 msg = "the node sent interim replies without end"
                 raise BadReply(msg)
-            answer.headers = []
+            answer.headers, answer.phrase = [], b""
             return
         answer.status = status
         answer.keep_alive = self.parser.should_keep_alive()
@@ -308,19 +309,21 @@ class Connection(asyncio.Protocol):
             # httptools goes on to wait for the body that a HEAD's reply announces.
             self.parser = httptools.HttpResponseParser(self)
 
-    def _finish(self, answer: Answer) -> None:
+    def _finish(self, answer: Answer, *, clean: bool) -> None:
         self.answer = None
         self.read_on()
-        if not answer.keep_alive:
-            self.transport.close()
+        if clean and answer.keep_alive:
+            if self.whole:
+                self._release()
         elif self.whole:
-            self._release()
+            self.transport.close()
+        else:
+            self.drop()  # nobody takes the rest of the request any more
         answer.settle(None)
 
     def fail(self, error: UpstreamError) -> None:
         """The reply is broken, and the connection of no more use."""
-        self.closed = True
-        self.transport.abort()
+        self.drop()
         self._settle(error)
 
     def _settle(self, error: UpstreamError | None) -> None:

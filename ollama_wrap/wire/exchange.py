@@ -5,22 +5,19 @@ connection and nothing of what answers.
 """
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ollama_wrap.call import Header
 from ollama_wrap.errors import StreamBroken
-from ollama_wrap.wire.base import Framing
+from ollama_wrap.wire.base import Framing, Pace
+from ollama_wrap.wire.head import Reader
 
 if TYPE_CHECKING:
     from ollama_wrap.wire.inbound import Inbound
 
 #: Bytes of a request body that wait here unread before the client is held back.
 UNREAD = 256 * 1024
-
-_RESET = struct.pack("ii", 1, 0)
 
 
 class InboundExchange:
@@ -31,9 +28,9 @@ class InboundExchange:
         "_parts",
         "_size",
         "_waiter",
-        "_waiting",
         "complete",
         "connection",
+        "expects",
         "fields",
         "framing",
         "gone",
@@ -44,35 +41,32 @@ class InboundExchange:
         "loop",
         "method",
         "over",
+        "pace",
         "paused",
         "reading",
-        "stalled",
         "started",
         "target",
         "writable",
     )
 
-    def __init__(
-        self,
-        connection: "Inbound",
-        method: str,
-        target: bytes,
-        headers: list[Header],
-        fields: Mapping[bytes, bytes],
-    ) -> None:
+    def __init__(self, connection: "Inbound", reader: Reader) -> None:
         self.connection = connection
         self.loop = connection.loop
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.fields = fields
-        self.http11 = True
-        self.keep_alive = True
+        self.method = reader.method
+        self.target = reader.target
+        self.headers: list[Header] = reader.headers
+        self.fields: Mapping[bytes, bytes] = reader.fields
+        self.http11 = reader.http11
+        self.keep_alive = bool(reader.alive)
         #: of the body as announced; -1 where it is chunked
-        self.length = 0
-        self.complete = self.reading = self.started = self.over = self.paused = False
-        self.stalled = 0.0
-        self._waiting = 0
+        self.length = reader.length
+        self.complete = self.length == 0
+        #: the client waits for `100 Continue` before it sends its body
+        self.expects = self.http11 and not self.complete and b"expect" in self.fields
+        self.pace = Pace.BRIEF
+        self.reading = self.started = self.over = False
+        # The buffer may be full of the answer before.
+        self.paused = connection.flow.write_paused
         self.framing = Framing.NONE
         self.gone: Callable[[], object] | None = None
         self.writable: Callable[[], None] | None = None
@@ -89,14 +83,12 @@ class InboundExchange:
     @property
     def client(self) -> str:
         """Address of the peer."""
-        peer = self.connection.client
-        return peer[0] if peer else ""
+        return self.connection.address
 
     @property
     def listener(self) -> str:
         """Address that the connection came in on."""
-        server = self.connection.server
-        return server[0] if server else ""
+        return self.connection.listener
 
     # the body, from the connection
 
@@ -108,7 +100,7 @@ class InboundExchange:
             self._parts.append(part)
             self._size += len(part)
             if self._size > UNREAD and not self.reading:
-                self.connection.flow.pause_reading()
+                self.connection.hold_back()
         if self._waiter is not None:
             self._wake()
 
@@ -127,41 +119,45 @@ class InboundExchange:
         """See `Exchange.whole`."""
         if self.length > limit:
             return None
+        self._agree()
         self.reading = True
         while not self.complete and self._size <= limit:
             await self._more()
         self.reading = False
-        if self._size > limit:
-            return None
-        parts, self._parts = self._parts, []
-        self._size = 0
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._taken() if self._size <= limit else None
 
     async def read(self) -> bytes:
         """See `Exchange.read`."""
+        self._agree()
         while not self._parts:
             if self.complete:
                 return b""
             await self._more()
+        if self._size <= UNREAD:
+            return self._taken()
+        # What `whole` has gathered in vain is not copied into one.
+        part = self._parts.pop(0)
+        self._size -= len(part)
+        return part
+
+    def _taken(self) -> bytes:
         parts, self._parts = self._parts, []
         self._size = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _agree(self) -> None:
+        """The body is wanted now: say so to a client that waits for it, as Go does."""
+        if self.expects and not self.started and not self.over:
+            self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.expects = False
 
     async def _more(self) -> None:
         if self.over:
             msg = "the client has left"
             raise StreamBroken(msg)
-        if self.started is False and not self._size and self._continue_wanted():
-            self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.connection.flow.resume_reading()
-        self._waiter = self.connection.loop.create_future()
+        self.connection.read_on()
+        self._waiter = self.loop.create_future()
         await self._waiter
-
-    def _continue_wanted(self) -> bool:
-        if self.http11 and b"expect" in self.fields:
-            self.fields = {k: v for k, v in self.fields.items() if k != b"expect"}
-            return True
-        return False
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -176,7 +172,7 @@ class InboundExchange:
         if framing is Framing.CHUNKED and not self.http11:
             framing = Framing.CLOSE
         self.framing = framing
-        if framing is Framing.CLOSE or not self.complete or self.connection.extra:
+        if framing is Framing.CLOSE or not self.complete:
             self.keep_alive = False
         lines = [b"HTTP/1.%d %d %b\r\n" % (self.http11, status, phrase)]
         for name, value in headers:
@@ -225,8 +221,7 @@ class InboundExchange:
         if self.keep_alive:
             self.connection.on_response_complete()
         elif self.complete:
-            self.connection.exchange = None
-            self.connection.transport.close()
+            self.connection.hang_up()
         else:
             self.connection.linger()
 
@@ -236,29 +231,7 @@ class InboundExchange:
             return
         self.flush()
         self.over = True
-        self.connection.exchange = None
         if self.framing is Framing.CLOSE:
-            self.reset()
+            self.connection.reset()
         else:
-            self.connection.transport.close()
-
-    def stall(self, now: float) -> None:
-        """The client cannot take more; its buffer is full."""
-        self.paused = True
-        self.stalled = now
-        self._waiting = self.connection.transport.get_write_buffer_size()
-
-    def progressed(self, now: float) -> float:
-        """When a paused client last took anything."""
-        waiting = self.connection.transport.get_write_buffer_size()
-        if waiting < self._waiting:
-            self.stalled, self._waiting = now, waiting
-        return self.stalled
-
-    def reset(self) -> None:
-        """End the connection with a reset: what is framed by the close must not look whole."""
-        transport = self.connection.transport
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        transport.abort()
+            self.connection.hang_up()

@@ -7,59 +7,40 @@ early, and swallows the rest of an upload after an early reply. Each request
 becomes an InboundExchange and is offered to `take`; what that does not take
 goes uvicorn's usual way to the ASGI application.
 
-A connection walks HEAD → BODY or CHUNKED → ANSWER → HEAD. While an answer is
-pending, the bytes of a next request wait unread, so the parser never sees more
-than one request at a time.
+A connection walks HEAD → BODY or CHUNKED → ANSWER → HEAD, and ends in DROP
+after an early reply. While an answer is pending, the bytes of a next request
+wait unread.
 """
 
 import asyncio
 import re
 import socket
+import struct
 from collections.abc import Callable
-from enum import Enum
 from typing import Any
 
-import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ollama_wrap.wire import head as heads
-from ollama_wrap.wire.base import Exchange
+from ollama_wrap.wire.base import Exchange, Pace
+from ollama_wrap.wire.chunks import Chunks
 from ollama_wrap.wire.exchange import InboundExchange
-from ollama_wrap.wire.guard import Guard, Limits
+from ollama_wrap.wire.guard import ANSWER, BODY, CHUNKED, DROP, HEAD, Guard
 
 Take = Callable[[Exchange], bool]
 
-HEAD, BODY, CHUNKED, ANSWER, DROP = range(5)
-
-
-class Upgrade(Enum):
-    """What is known of a request's wish for another protocol."""
-
-    NONE = 0
-    WANTED = 1
-    """Seen: the head is read again without it."""
-    MASKED = 2
-    """The field has a name now that the parser does not know."""
-
-
-#: Write marks of a stream: stop reading the node above, read on below.
-HIGH, LOW = 1024 * 1024, 256 * 1024
 #: Bytes of a next request kept while an answer is pending.
 PIPELINED = 64 * 1024
 #: What is dropped after an early reply before the connection closes, as Go's server does.
 DROPPED = 256 * 1024
+#: Seconds that a client which sends no more is given for an answer that should come soon.
+GRACE = 0.1
 
-#: Seconds that a connection drops what still comes after an early reply.
-LINGER = 0.5
-
-_UPGRADE = re.compile(rb"\r\nupgrade(?=[ \t]*:)", re.IGNORECASE)
 _BLANK = (b"\r", b"\n")
-_EIGHT_BIT = re.compile(rb"[\x80-\xff]")
-_MASKED = b"upgrad~"
-#: TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp_states.h
-_LEFT = (7, 8)
+_UNUSUAL = re.compile(rb"[^\x21-\x7e]")
+_RESET = struct.pack("ii", 1, 0)
 
 
 class Inbound(HttpToolsProtocol):
@@ -76,34 +57,60 @@ class Inbound(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.stage = HEAD
-        self.since = self.loop.time()
+        self.reader = heads.Reader()
+        self.chunks: Chunks | None = None
         self.exchange: InboundExchange | None = None
-        self.fault: heads.Fault | None = None
-        self.upgrade = Upgrade.NONE
-        self.extra = self.served = False
-        self.left = self.dropped = 0
-        self.held = self.raw_target = b""
+        self.address = self.listener = ""
+        self.stage = HEAD
+        #: bytes that came before their turn: a head that has not ended, a next request
+        self.held = b""
+        #: when the present stage began, or the client last did something in it
+        self.since = self.moved = self.loop.time()
+        #: of a body: bytes still to come, bytes in this window, seconds of it and of all
+        self.left = self.got = 0
+        self.window = self.taking = 0.0
+        self.unsent = self.dropped = 0
+        self.served = self.finished = False
 
     # transport
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.set_write_buffer_limits(HIGH, LOW)
+        self.address = _plain(self.client)
+        self.listener = _plain(self.server)
+        transport.set_write_buffer_limits(*self.guard.marks)
         if (fault := self.guard.admit(self)) is not None:
-            self._refuse(fault)
+            self.refuse(fault)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.guard.forget(self)
-        exchange, self.exchange = self.exchange, None
+        exchange = self._clear()
         super().connection_lost(exc)
         if exchange is not None:
             exchange.lost()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more: it has left, or it still reads its answer (`nc -N`)."""
+        exchange = self.exchange
+        if self.stage == ANSWER and (exchange is None or exchange.pace is Pace.BRIEF):
+            self.finished = True
+            self.loop.call_later(GRACE, self._give_up)
+            return True
+        if exchange is not None:
+            exchange.lost()
+        return False
+
+    def _give_up(self) -> None:
+        if not self.transport.is_closing():
+            if self.exchange is not None:
+                self.exchange.lost()
+            self.transport.close()
+
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.moved = self.loop.time()
         if self.exchange is not None:
-            self.exchange.stall(self.loop.time())
+            self.exchange.paused = True
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -119,251 +126,230 @@ class Inbound(HttpToolsProtocol):
         else:
             super().shutdown()
 
+    def hold_back(self) -> None:
+        """Stop reading."""
+        if not self.flow.read_paused:
+            self.flow.pause_reading()
+            self.guard.watch(self)
+
+    def read_on(self) -> None:
+        """Read again."""
+        if self.flow.read_paused:
+            self.flow.resume_reading()
+            self.guard.unwatch(self)
+
     # bytes in
 
     def data_received(self, data: bytes) -> None:
-        if self.held:
+        seen = len(self.held)
+        if seen:
             data, self.held = self.held + data, b""
         while data and not self.transport.is_closing():
-            if self.stage == HEAD:
-                data = self._take_head(data)
-            elif self.stage == BODY:
-                part, data = data[: self.left], data[self.left :]
-                self.left -= len(part)
-                self.since = self.loop.time()
-                self._parse(part)
-            elif self.stage == CHUNKED:
-                self.since = self.loop.time()
-                self._parse(data)
-                return
-            elif self.stage == ANSWER:
-                self._hold(data)
+            stage = self.stage
+            if stage == HEAD:
+                data = self._take_head(data, seen)
+                seen = 0
+            elif stage == BODY:
+                data = self._take_body(data)
+            elif stage == CHUNKED:
+                data = self._take_chunks(data)
+            elif stage == ANSWER:
+                self.held = data
+                if len(data) > PIPELINED:
+                    self.hold_back()
                 return
             else:
-                self._drop(len(data))
+                self.dropped += len(data)
+                if self.dropped > DROPPED:
+                    self.transport.close()
                 return
 
-    def _take_head(self, data: bytes) -> bytes:
-        if self.timeout_keep_alive_task is not None:
-            self._unset_keepalive_if_required()
+    def _take_head(self, data: bytes, seen: int) -> bytes:
         if data[:1] in _BLANK:
-            self._refuse(heads.Fault(400))  # as stock: no empty line before a request
+            self.refuse(heads.Fault(400))  # as stock: no empty line before a request
             return b""
-        end = data.find(b"\r\n\r\n") + 4
+        sizes = self.guard.limits.sizes
+        end = data.find(b"\r\n\r\n", max(0, seen - 3)) + 4
         if end == 3:
             if not self.left:
                 self.left, self.since = 1, self.loop.time()  # the head's first byte is here
-            if (fault := heads.unfinished(data)) is not None:
-                self._refuse(fault)
+            if (fault := heads.unfinished(data, seen, sizes)) is not None:
+                self.refuse(fault)
             else:
                 self.held = data
             return b""
-        if end > heads.MAX_HEAD:
-            self._refuse(heads.Fault(431, "request head too large"))
-            return b""
         self.left = 0
-        self.since = self.loop.time()
         head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
-        line, _, fields = head.partition(b"\r\n")
-        self.raw_target = b""
-        if line.count(b" ") != 2:
-            self._refuse(heads.Fault(400))
+        if (fault := self.reader.read(head, sizes)) is not None:
+            self.refuse(fault)
             return b""
-        if not line.isascii():
-            # httptools refuses bytes that stock takes in a target.
-            self.raw_target = line[line.find(b" ") + 1 : line.rfind(b" ")]
-            head = _EIGHT_BIT.sub(b"x", line) + b"\r\n" + fields
-        self._parse(head)
+        self._open()
         return rest
 
-    def _parse(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass
-        except httptools.HttpParserError:
-            self.fault = self.fault or heads.Fault(400)
-        if self.upgrade is Upgrade.WANTED:
-            self._parse_masked(data)
-        elif self.fault is not None:
-            self._refuse(self.fault)
-
-    def _parse_masked(self, data: bytes) -> None:
-        # httptools would skip the body of a request that asks for another protocol. Nobody here
-        # speaks one, so the field is given a name that the parser does not know, then left out.
-        self.upgrade = Upgrade.MASKED
-        self.parser = httptools.HttpRequestParser(self)
-        self._parse(_UPGRADE.sub(b"\r\n" + _MASKED, data))
-
-    def _hold(self, data: bytes) -> None:
-        self.held = data
-        if len(data) > PIPELINED:
-            self.flow.pause_reading()
-
-    def _drop(self, size: int) -> None:
-        self.dropped += size
-        if self.dropped > DROPPED:
-            self.transport.close()
-
-    # parser
-
-    def on_message_begin(self) -> None:
-        if self.stage != HEAD:
-            self.extra = True
+    def _open(self) -> None:
+        reader = self.reader
+        if self.guard.open >= self.guard.limits.streams:
+            self.refuse(heads.Fault(503, "too many requests at a time"))
             return
-        self.url = b""
-        self.headers = []
-
-    def on_url(self, url: bytes) -> None:
-        if not self.extra:
-            self.url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Fields that come after the head are trailers: dropped, never merged.
-        if self.stage == HEAD and name != _MASKED:
-            self.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        parser = self.parser
-        if self.extra:
-            return
-        method = parser.get_method()
-        if parser.should_upgrade() and method != b"CONNECT":
-            self.upgrade = Upgrade.WANTED
-            return
-        version = parser.get_http_version()
-        target = self.raw_target or self.url
-        fields = {name.lower(): value for name, value in reversed(self.headers)}
-        if target[:4].lower() == b"http":
-            target = heads.own_path(target, fields.get(b"host", b"")) or target
-        self.fault = heads.check(method, target, version, self.headers)
-        if self.fault is None:
-            self._open(method.decode("ascii"), target, fields, http11=version == "1.1")
-
-    def _open(
-        self, method: str, target: bytes, fields: dict[bytes, bytes], *, http11: bool
-    ) -> None:
-        if b"transfer-encoding" in fields:
-            self.stage, length = CHUNKED, -1
-        else:
-            length = self.left = int(fields.get(b"content-length", b"0"))
-            self.stage = BODY
-        self.exchange = exchange = InboundExchange(self, method, target, self.headers, fields)
-        exchange.http11 = http11
-        exchange.length = length
-        exchange.keep_alive = self.parser.should_keep_alive()
-        if not self.take(exchange):
-            self.exchange = None
-            self._to_application(exchange)
-
-    def on_body(self, body: bytes) -> None:
-        if self.extra:
-            return
-        if self.exchange is not None:
-            self.exchange.arrived(body)
-        else:
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        if self.extra or self.upgrade is Upgrade.WANTED or self.fault is not None:
-            return
+        self.since = self.loop.time()
         self.stage = ANSWER
-        self.upgrade = Upgrade.NONE
+        if reader.length:
+            self.got, self.window, self.taking = 0, 0.0, 0.0
+            if reader.length > 0:
+                self.stage, self.left = BODY, reader.length
+            else:
+                self.stage, self.chunks = CHUNKED, Chunks()
+        exchange = self.exchange = InboundExchange(self, reader)
+        self.guard.open += 1
+        if not self.take(exchange):
+            self._clear()
+            self._to_application()
+
+    def _take_body(self, data: bytes) -> bytes:
+        part, rest = data[: self.left], data[self.left :]
+        self.left -= len(part)
+        self._arrived(part)
+        if not self.left:
+            self._ended()
+        return rest
+
+    def _take_chunks(self, data: bytes) -> bytes:
+        if self.chunks is None:
+            return b""
+        try:
+            part, rest = self.chunks.feed(data)
+        except ValueError:
+            self.refuse(heads.Fault(400))
+            return b""
+        self._arrived(part)
+        if rest is None:
+            return b""
+        self.chunks = None
+        self._ended()
+        return rest
+
+    def _arrived(self, part: bytes) -> None:
+        self.since = self.loop.time()
+        self.got += len(part)
+        if self.exchange is not None:
+            if part:
+                self.exchange.arrived(part)
+        elif self.cycle.response_complete:
+            self.dropped += len(part)
+            if self.dropped > DROPPED:
+                self.linger()
+        else:
+            self.on_body(part)
+
+    def _ended(self) -> None:
+        """The body is whole."""
+        self.stage = ANSWER
         if self.exchange is not None:
             self.exchange.arrived(b"")
         elif self.cycle.response_complete:
-            self.on_response_complete()
+            self._next()
         else:
-            super().on_message_complete()
+            self.on_message_complete()
 
-    # the ASGI application, for paths of our own
+    # answers
 
-    def _to_application(self, exchange: InboundExchange) -> None:
-        super().on_message_begin()
-        self.url = exchange.target
-        self.headers[:] = [(name.lower(), value) for name, value in exchange.headers]
-        self.expect_100_continue = b"expect" in exchange.fields
-        super().on_headers_complete()
+    def _to_application(self) -> None:
+        """A path of our own: uvicorn's usual way."""
+        reader = self.reader
+        self.parser = reader.parser
+        self.dropped = 0
+        self.on_message_begin()
+        # Its URL parser takes no 8-bit bytes.
+        self.url = _UNUSUAL.sub(lambda found: b"%%%02X" % found[0][0], reader.target)
+        self.headers[:] = [(name.lower(), value) for name, value in reader.headers]
+        self.expect_100_continue = b"expect" in reader.fields
+        self.on_headers_complete()
+        self.cycle.keep_alive = reader.http11 and bool(reader.alive)
+        if self.stage == ANSWER:
+            self.on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is complete: the next request's turn."""
+        """An answer is complete, ours or an application's."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if self.extra:
-            self.transport.close()
-            return
-        if self.stage != ANSWER:
-            # Only an application answers here before the body has ended; the rest is dropped.
-            self.flow.resume_reading()
-            return
-        self.exchange = None
+        if self.stage == ANSWER:
+            self._next()
+        else:
+            self.read_on()  # an application did not want its body; a little of it is dropped
+
+    def _next(self) -> None:
+        """The next request's turn."""
+        self._clear()
         self.served = True
         self.stage, self.since = HEAD, self.loop.time()
-        self.flow.resume_reading()
+        self.read_on()
         if self.held:
             data, self.held = self.held, b""
             self.data_received(data)
+        elif self.finished:
+            self.transport.close()
+
+    def _clear(self) -> InboundExchange | None:
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            self.guard.open -= 1
+        return exchange
 
     # ends
 
-    def sweep(self, now: float, limits: Limits) -> None:
-        """Close what has passed a limit of its client; called a few times a second."""
-        age = now - self.since
-        exchange = self.exchange
-        if self.stage == HEAD:
-            if self.left and _passed(age, limits.header_deadline):
-                self._refuse(heads.Fault(408, "request head too slow"))
-            elif not self.left and _passed(age, self._idle_limit(limits)):
-                self.transport.close()
-        elif self.stage == DROP:
-            if age > LINGER:
-                self.transport.abort()
-        elif exchange is None:
-            return
-        elif self.flow.read_paused:
-            self.since = now
-            if _closed_by_peer(self.transport):
-                self.transport.abort()
-        elif self.stage != ANSWER and _passed(age, limits.body_idle):
-            self._refuse(heads.Fault(408, "request body too slow"))
-        elif exchange.paused and _passed(now - exchange.progressed(now), limits.write_stall):
-            exchange.reset()
+    @property
+    def receiving(self) -> bool:
+        """A head or a body is still coming."""
+        return self.stage in (BODY, CHUNKED) or (self.stage == HEAD and self.left > 0)
 
-    def _idle_limit(self, limits: Limits) -> float:
-        return limits.keepalive_idle if self.served else limits.first_byte
+    def hang_up(self) -> None:
+        """Close when everything is sent."""
+        self._clear()
+        self.transport.close()
 
     def linger(self) -> None:
         """Close as Go does after an early reply: half-close, drop what comes, close."""
-        self.exchange = None
-        self.stage, self.since = DROP, self.loop.time()
+        self._clear()
+        self.stage, self.since, self.dropped = DROP, self.loop.time(), 0
+        if self.finished:
+            self.transport.close()
+            return
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self.flow.resume_reading()
+        self.read_on()
 
-    def _refuse(self, fault: heads.Fault) -> None:
-        exchange, self.exchange = self.exchange, None
-        if exchange is not None and exchange.started:
-            exchange.lost()
-            exchange.reset()
-            return
-        self.transport.write(fault.reply)
+    def reset(self) -> None:
+        """End the connection with a reset: what is framed by the close must not look whole."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def refuse(self, fault: heads.Fault) -> None:
+        """Say what is wrong with the present request, and end the connection."""
+        exchange = self._clear()
+        started = False
         if exchange is not None:
+            started = exchange.started
             exchange.lost()
-        self.linger()
+        elif self.stage != HEAD:
+            cycle = self.cycle
+            if cycle.response_complete:
+                self.linger()
+                return
+            started, cycle.disconnected = cycle.response_started, True
+            cycle.message_event.set()
+        if started:
+            self.reset()
+        else:
+            self.transport.write(fault.reply)
+            self.linger()
 
 
-def _passed(age: float, limit: float) -> bool:
-    return 0 < limit < age
-
-
-def _closed_by_peer(transport: asyncio.Transport) -> bool:
-    # While reading is paused the loop does not see the client leave; Linux tells.
-    sock = transport.get_extra_info("socket")
-    if sock is None or not hasattr(socket, "TCP_INFO"):
-        return False
-    state = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
-    return state in _LEFT
+def _plain(peer: tuple[str, int | None] | None) -> str:
+    """The address without port, as IPv4 where it is one in IPv6's clothes."""
+    return peer[0].removeprefix("::ffff:") if peer else ""
 
 
 def protocol(take: Take, guard: Guard) -> type[Inbound]:

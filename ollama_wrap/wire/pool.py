@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,25 @@ from ollama_wrap import tasks
 from ollama_wrap.errors import ConnectFailed, UpstreamError, UpstreamTimeout
 from ollama_wrap.wire.connection import Connection
 
-#: Socket options of connections to nodes: a silent peer is found within 30 s.
-_KEEPALIVE = (
-    ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
-    ("TCP_KEEPIDLE", socket.IPPROTO_TCP, 15),
-    ("TCP_KEEPINTVL", socket.IPPROTO_TCP, 5),
-    ("TCP_KEEPCNT", socket.IPPROTO_TCP, 3),
-    ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, 20_000),
-)
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """How a silent peer is found: TCP's own questions, and bytes nobody acknowledges; seconds."""
+
+    idle: float = 15.0
+    interval: float = 5.0
+    count: int = 3
+    unacknowledged: float = 20.0
+
+    def options(self) -> tuple[tuple[str, int, int], ...]:
+        """Socket options; systems lack some of them."""
+        return (
+            ("SO_KEEPALIVE", socket.SOL_SOCKET, 1),
+            ("TCP_KEEPIDLE", socket.IPPROTO_TCP, max(1, round(self.idle))),
+            ("TCP_KEEPINTVL", socket.IPPROTO_TCP, max(1, round(self.interval))),
+            ("TCP_KEEPCNT", socket.IPPROTO_TCP, max(1, self.count)),
+            ("TCP_USER_TIMEOUT", socket.IPPROTO_TCP, round(self.unacknowledged * 1000)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +44,10 @@ class Target:
     port: int
     name: str
     tls: ssl.SSLContext | None = None
+    #: to connect, in all, however many addresses there are
     connect: float = 2.0
     idle: float = 30.0
+    options: tuple[tuple[str, int, int], ...] = Alive().options()
 
 
 class Pool:
@@ -41,8 +55,11 @@ class Pool:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self.idle: list[Connection] = []
+        #: oldest first
+        self.idle: deque[Connection] = deque()
         self.loop = asyncio.get_running_loop()
+        self._closed = False
+        self._expiring: asyncio.TimerHandle | None = None
 
     def reuse(self) -> Connection | None:
         """An idle connection, the one used last; None: `connect`."""
@@ -75,9 +92,11 @@ class Pool:
 
     def close(self) -> None:
         """End all idle connections; those at work end with their requests."""
-        self.target = Target(self.target.addresses, self.target.port, self.target.name, idle=0)
+        self._closed = True
         while self.idle:
             self.idle.pop().drop()
+        if self._expiring is not None:
+            self._expiring.cancel()
 
     def _keep(self, work: "asyncio.Task[Connection | UpstreamError]") -> None:
         if not work.cancelled() and isinstance(made := work.result(), Connection):
@@ -90,7 +109,7 @@ class Pool:
         failure: UpstreamError = ConnectFailed(f"the name {target.name} has no known address")
         for address in addresses:
             try:
-                async with asyncio.timeout(limit):
+                async with asyncio.timeout(limit / len(addresses)):
                     return await self._open(address)
             except TimeoutError:
                 failure = UpstreamTimeout(
@@ -111,14 +130,26 @@ class Pool:
             server_hostname=target.name if target.tls else None,
         )
         sock = transport.get_extra_info("socket")
-        for name, level, value in _KEEPALIVE:
+        for name, level, value in target.options:
             if hasattr(socket, name):
                 sock.setsockopt(level, getattr(socket, name), value)
         return connection
 
     def _free(self, connection: Connection) -> None:
-        if connection.closed or self.target.idle <= 0:
+        if connection.closed or self._closed or self.target.idle <= 0:
             connection.drop()
-        else:
-            connection.idle_since = self.loop.time()
-            self.idle.append(connection)
+            return
+        connection.idle_since = self.loop.time()
+        self.idle.append(connection)
+        if self._expiring is None:
+            self._expiring = self.loop.call_later(self.target.idle, self._expire)
+
+    def _expire(self) -> None:
+        """Close what was not used for long; the oldest are never reached by `reuse`."""
+        self._expiring = None
+        now = self.loop.time()
+        while self.idle and self.idle[0].idle_since + self.target.idle <= now:
+            self.idle.popleft().drop()
+        if self.idle:
+            due = self.idle[0].idle_since + self.target.idle
+            self._expiring = self.loop.call_at(due, self._expire)

@@ -2,10 +2,10 @@
 
 import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ollama_wrap.nodes.node import Node
-from ollama_wrap.wire.pool import Pool, Target
+from ollama_wrap.wire.pool import Alive, Pool, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Times:
     connect: float = 2.0
     connect_tls: float = 4.0
     idle: float = 30.0
+    alive: Alive = field(default_factory=Alive)
 
 
 class Pools:
@@ -49,8 +50,10 @@ class Pools:
 
     def _target(self, node: Node, addresses: Callable[[], Sequence[str]]) -> Target:
         times = self._times
-        if node.scheme == "https":
-            self._tls = self._tls or self._make_tls()
-            return Target(addresses, node.port, node.host, self._tls, times.connect_tls, times.idle)
+        tls = None
         connect = times.connect_local if node.local else times.connect
-        return Target(addresses, node.port, node.host, None, connect, times.idle)
+        if node.scheme == "https":
+            tls = self._tls = self._tls or self._make_tls()
+            connect = times.connect_tls
+        options = times.alive.options()
+        return Target(addresses, node.port, node.host, tls, connect, times.idle, options)

@@ -24,6 +24,7 @@ class Relay:
         self._source = source
         self._watch = watch
         self.done: asyncio.Future[UpstreamError | None] = exchange.loop.create_future()
+
     def start(self) -> None:
         """Begin; the head goes out even if no byte of the body is here yet."""
         self._exchange.writable = self._source.resume
