@@ -45,8 +45,9 @@ class Outcome:
 
     @property
     def verdict(self) -> Verdict:
-        """What it says of the node."""
-        return Verdict(self.blame, success=self.answered, suspect=self.doubt)
+        """What it says of the node, and of the model there."""
+        good = self.answered and self.blame is Blame.NONE
+        return Verdict(self.blame, success=good, suspect=self.doubt)
 
 
 SERVED = Outcome("served", answered=True)

@@ -51,14 +51,18 @@ class Chains:
             Kind.OTHER: local,
         }
         self._standalone = {**dict.fromkeys(Kind, local), Kind.INFER: ranked}
+        self._show = (all_.ranked,)
         self._local = {**dict.fromkeys(Kind, local), Kind.INFER: (all_.ranked,)}
 
     def of(self, call: Call) -> Sequence[Responder]:
         """The line for `call`; one that another sidecar passed on is served here or refused."""
         if call.mode is Mode.LOCAL or call.hop:
             return self._local[call.kind]
-        chains = self._distributed if call.mode is Mode.DISTRIBUTED else self._standalone
-        return chains[call.kind]
+        if call.mode is Mode.DISTRIBUTED:
+            return self._distributed[call.kind]
+        # The command line downloads a model whose show says that there is none.
+        shows = call.kind is Kind.FOLLOW and call.repeatable
+        return self._show if shows else self._standalone[call.kind]
 
 
 @dataclass(frozen=True, slots=True)

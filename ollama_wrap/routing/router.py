@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ollama_wrap.call import Call, Mode
 from ollama_wrap.nodes.fleet import Fleet
 from ollama_wrap.nodes.health import NodeState
+from ollama_wrap.nodes.mode import ModeReason
 from ollama_wrap.nodes.names import canonical, is_cloud
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.routing.narrow import Sight, away, look, pool
@@ -100,7 +101,7 @@ class Router:
         """Who should take this call at `now` (monotonic), best first."""
         model, local = call.model, fleet.local
         key = canonical(model) if model else None
-        if call.mode is not Mode.DISTRIBUTED or call.hop:
+        if call.hop or not (call.mode is Mode.DISTRIBUTED or _astray(call, key, fleet)):
             return _alone(local, key, "hop" if call.hop else "local", now)
         if model is None or key is None or is_cloud(model) or local.inventory.stub(key):
             return _alone(local, key, "local", now)
@@ -195,6 +196,17 @@ class Router:
             reason = one.reason if one.reason in _STRONG else "digest-conflict"
             equal.append(replace(one, conflict=True, reason=reason))
         return equal
+
+
+def _astray(call: Call, key: str | None, fleet: Fleet) -> bool:
+    """Standalone for want of answers, and the model is only on a node that is away.
+
+    It is asked all the same: a 404 of our own Ollama would say that there is no such model.
+    """
+    if call.mode is not Mode.STANDALONE or fleet.reason != ModeReason.NO_NODE_ANSWERS:
+        return False
+    here = fleet.local.inventory
+    return key is not None and here.known and not here.had(key) and bool(fleet.holders(key))
 
 
 def _alone(local: Upstream, key: str | None, reason: str, now: float) -> Ranking:

@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import io
 import json
-import os
 import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -27,6 +27,7 @@ from ollama_wrap.config import Settings
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
+from ollama_wrap.runtime import Runtime
 from ollama_wrap.testing import FakeOllama
 from ollama_wrap.wire import inbound
 from tests.fakes.raw_http import Headers, RawReply, fetch, read_reply, request_bytes
@@ -87,7 +88,7 @@ class Talk:
 class Cluster:
     """A running sidecar, and the fakes around it by node id; `local` is its own."""
 
-    def __init__(self, runtime: app.Runtime, fakes: Mapping[str, FakeOllama], port: int) -> None:
+    def __init__(self, runtime: Runtime, fakes: Mapping[str, FakeOllama], port: int) -> None:
         self.runtime = runtime
         self.fakes = fakes
         self.port = port
@@ -224,7 +225,7 @@ async def cluster(
 
 
 @contextlib.asynccontextmanager
-async def _serving(runtime: app.Runtime, sock: socket.socket) -> AsyncIterator[uvicorn.Server]:
+async def _serving(runtime: Runtime, sock: socket.socket) -> AsyncIterator[uvicorn.Server]:
     """uvicorn's own server, without the signals that it takes when it owns the process."""
     config = uvicorn.Config(
         app.application(runtime),
@@ -309,6 +310,6 @@ def _logged(into: io.StringIO, level: str) -> Iterator[None]:
 def _files() -> int:
     """Open file descriptors of this process, where the system tells."""
     try:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
     except OSError:
         return 0

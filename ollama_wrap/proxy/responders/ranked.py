@@ -41,8 +41,11 @@ class _Trail:
 
     def fallback(self) -> str | None:
         """Why the first choice did not answer, as a word of X-Ollama-Fallback-Reason."""
-        if self.ranking is not None and self.ranking.passed_over is not None:
-            return self.ranking.passed_over
+        ranking = self.ranking
+        if ranking is not None and ranking.passed_over is not None:
+            return ranking.passed_over
+        if ranking is not None and not ranking.known and len(self.attempts) == 1:
+            return None  # that nobody has the model is an answer
         for attempt in self.attempts:
             if attempt.outcome.word not in {"served", "busy"}:
                 return attempt.outcome.word
