@@ -113,6 +113,15 @@ class Cluster:
     def state(self, node: str) -> NodeState:
         return self.upstream(node).state
 
+    def sidecar(self, node: str, **says: Any) -> None:
+        """From now on a fake answers the pings of sidecars, and is asked soon."""
+        ping = {"id": node, "boot": "b", "proto": [1, 1], "ollama": True, "in_flight": 0}
+        ping |= {"queued": 0, "loaded": [], "drain": False, "models_version": ""}
+        body = json.dumps(ping | says)
+        self.fakes[node].on(route="/api/distributed/ping", status=200, body=body, times=0)
+        # A plain node is asked once a minute whether it has become one.
+        self.runtime.prober._watches[node]._due._ping = 0.0
+
     # ------------------------------------------------------------ requests
 
     async def ask(

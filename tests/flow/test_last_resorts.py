@@ -1,0 +1,173 @@
+"""When nobody can serve, loops, clouds, large bodies; rows of the failure table by number."""
+
+import asyncio
+import json
+
+import pytest
+
+from ollama_wrap.nodes.circuit import CircuitState
+from ollama_wrap.nodes.health import NodeState
+from tests.fakes.cluster import Host, cluster, host
+from tests.fakes.raw_http import request_bytes
+from tests.flow.rows import PAIR, error, told
+
+# ---------------------------------------------------------------- nothing can serve
+
+
+@pytest.mark.parametrize("others", [{}, {"r2": host("other")}], ids=["standalone", "distributed"])
+async def test_holder_that_is_away_is_named(others: dict[str, Host]) -> None:
+    """Row 31: a 404 would make the command line download the model."""
+    async with cluster({"local": host("other"), "r1": host("big"), **others}) as one:
+        one["r1"].die()
+        await one.until(lambda: one.state("r1") is NodeState.DOWN)
+
+        reply = await one.chat("big")
+        shown = await one.post("/api/show", model="big")
+
+        since = one.runtime.clock.local_time(one.upstream("r1").health.last_seen_wall or 0)
+        text = f"model 'big' is on r1, which has not answered since {since}"
+        for answer in (reply, shown):
+            assert (answer.status, answer.body) == (503, error(text))
+            if others:
+                assert answer.header("x-ollama-fallback-reason") == "no-nodes"
+            assert int(answer.header("retry-after") or 0) in range(1, 61)
+
+
+async def test_nobody_answering_is_a_503_in_the_dialect_of_the_route() -> None:
+    """Row 31."""
+    async with cluster({"local": host("big", up=False), "r1": host("other")}) as one:
+        reply = await one.post("/v1/chat/completions", model="big", messages=[])
+
+        assert reply.status == 503
+        assert "does not answer" in json.loads(reply.body)["error"]["message"]
+        assert reply.header("retry-after") == "1"
+
+
+async def test_node_thought_to_be_down_is_asked_when_nobody_else_is_left() -> None:
+    """Row 32."""
+    async with cluster(PAIR | {"r3": host("other")}, health={"interval": 30.0}) as one:
+        for node in ("r1", "r2"):
+            one[node].die()
+        await one.chat("big")
+        await one.until(lambda: {one.state("r1"), one.state("r2")} == {NodeState.DOWN})
+        await one["r2"].start()
+
+        reply = await one.chat("big")
+
+        assert told(reply)[:2] == (200, "r2")
+        assert reply.header("x-ollama-route-reason") == "last-gasp"
+
+
+# ---------------------------------------------------------------- our own Ollama restarts
+
+
+async def test_local_ollama_that_restarts_is_waited_for() -> None:
+    """Row 40."""
+    async with cluster({"local": host("big"), "r1": host("other")}) as one:
+        one.local.die()
+        waiting = asyncio.ensure_future(one.chat("big"))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+
+        await one.local.start()
+
+        assert told(await waiting) == (200, "tower", None, None)
+        assert one.upstream("local").circuit.state(0.0) is CircuitState.CLOSED
+
+
+async def test_local_ollama_that_restarts_is_not_waited_for_where_another_can_answer() -> None:
+    """Row 40."""
+    async with cluster({"local": host("big"), "r1": host("big")}) as one:
+        one.local.die()
+
+        first = await one.chat("big")
+        await one.until(lambda: one.state("local") is NodeState.DOWN)
+        second = await one.chat("big")
+
+        assert told(first) == (200, "r1", "connect", "tower:connect, r1:served")
+        assert told(second) == (200, "r1", "local-unhealthy", None)
+
+
+# ---------------------------------------------------------------- loops, clouds, large bodies
+
+
+async def test_request_that_was_here_before_is_a_loop() -> None:
+    """Row 41."""
+    async with cluster(PAIR) as one:
+        headers = [("Via", "1.1 elsewhere"), ("Via", "1.1 other, 1.1 tower")]
+
+        reply = await one.chat("big", headers)
+
+        assert reply.status == 508
+        assert one.asked("/api/chat") == {}
+
+
+@pytest.mark.parametrize("model", ["other", "big"])
+async def test_hop_mark_keeps_a_request_at_our_own_ollama(model: str) -> None:
+    """Row 41."""
+    async with cluster(PAIR) as one:
+        reply = await one.chat(model, [("X-Ollama-Hop", "1")])
+
+        assert reply.status == (200 if model == "other" else 404)
+        assert reply.header("x-ollama-route-reason") == "hop"
+        assert one.asked("/api/chat") == {"local": 1}
+        assert one.local.ledger.to("/api/chat")[0].header("x-ollama-hop") is None
+
+
+async def test_hop_mark_is_refused_when_our_own_ollama_is_away() -> None:
+    """Row 41."""
+    async with cluster({"local": host("big", up=False), "r1": host("big")}) as one:
+        reply = await one.chat("big", [("X-Ollama-Hop", "1")])
+
+        assert reply.status == 503
+        assert one.asked("/api/chat") == {}
+
+
+async def test_name_of_the_cloud_never_leaves_the_host() -> None:
+    """Row 42."""
+    hosts: dict[str, Host] = {"local": host("other"), "r1": host("big:cloud")}
+    async with cluster(hosts) as one:
+        reply = await one.chat("big:cloud")
+
+        assert told(reply) == (401, "tower", None, None)
+        assert one.asked("/api/chat") == {"local": 1}
+
+
+async def test_large_body_streams_to_the_holder_of_its_model_once() -> None:
+    """Row 43."""
+    async with cluster(PAIR, upstream={"replay_limit": 1000}) as one:
+        body = json.dumps({"model": "big", "stream": False, "messages": [], "pad": "x" * 200_000})
+        one["r1"].on(route="/api/chat", skip=1, cut_after=0)
+
+        served = await one.ask("POST", "/api/chat", body.encode())
+        failed = await one.ask("POST", "/api/chat", body.encode())
+
+        assert told(served) == (200, "r1", None, None)
+        assert one["r1"].ledger.to("/api/chat")[0].body == body.encode()
+        assert failed.status == 502
+        assert one.asked("/api/chat") == {"r1": 2}
+
+
+async def test_large_body_in_chunks_arrives_whole() -> None:
+    """Row 43."""
+    async with cluster(PAIR, upstream={"replay_limit": 1000}) as one:
+        body = json.dumps({"model": "big", "stream": False, "messages": [], "pad": "x" * 200_000})
+        request = request_bytes(
+            "POST", "/api/chat", body.encode(), [("Transfer-Encoding", "chunked")]
+        )
+        async with one.open(request) as talk:
+            reply = await talk.reply()
+
+        assert told(reply) == (200, "r1", None, None)
+        assert one["r1"].ledger.to("/api/chat")[0].body == body.encode()
+
+
+async def test_large_body_whose_model_is_out_of_sight_goes_to_our_own_ollama() -> None:
+    """Row 43."""
+    async with cluster(PAIR, upstream={"replay_limit": 1000}) as one:
+        body = json.dumps({"pad": "x" * (9 << 20), "model": "big", "messages": []})
+
+        reply = await one.ask("POST", "/api/chat", body.encode())
+
+        assert told(reply) == (404, "tower", None, None)
+        assert one.asked("/api/chat") == {"local": 1}
