@@ -102,11 +102,14 @@ class Cache:
         entry = Entry(headers, body, self._clock.monotonic())
         entries = self._entries
         room = self._rules.max_bytes - _size(entry) - self._collected()
+        if room < 0:
+            return
         with entries.timer:  # time stands still, so that none expires in between
-            while entries and entries.currsize > room:
+            size = entries.currsize
+            while size > room:
                 entries.popitem()
-            if room >= 0:
-                entries[self._key(call, self._digest(call, reply.origin.node))] = entry
+                size = entries.currsize
+            entries[self._key(call, self._digest(call, reply.origin.node))] = entry
             self._holds(len(entries), int(entries.currsize))
 
     def find(self, call: Call) -> Entry | None:

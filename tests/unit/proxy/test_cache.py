@@ -60,7 +60,7 @@ class Kitchen:
 def chat(body: bytes | None = b'{"model":"m"}', **changes: object) -> Call:
     made = Call("id", "POST", b"/api/generate", "/api/generate", [], mode=Mode.DISTRIBUTED)
     made = made.altered(kind=Kind.INFER, operation="generate", model="m", caller="ann")
-    return made.altered(body=body, stream=True, **changes)  # type: ignore[arg-type]
+    return made.altered(body=body, stream=True, **changes)
 
 
 @pytest.fixture
@@ -295,3 +295,17 @@ def test_keys_do_not_show_what_was_asked(kitchen: Kitchen) -> None:
     (mine,), (theirs,) = (list(one.cache._entries) for one in (kitchen, twin))
 
     assert mine != theirs
+
+
+def test_answer_that_has_no_room_beside_what_is_collected_drives_nothing_out() -> None:
+    kitchen = Kitchen(max_bytes="10000B", max_entry="5000B")
+    kitchen.store(chat(b'{"n":1}'), b"x" * 3000)
+    for number in ("1", "2"):
+        other = Tap(kitchen.clock.monotonic, 4500)
+        other.feed([b"x" * 4500])
+        kitchen.running.append(Open(number, chat(), None, other))
+
+    kitchen.store(chat(b'{"n":2}'), b"x" * 3000)
+
+    assert kitchen.found(chat(b'{"n":1}')) is not None
+    assert kitchen.found(chat(b'{"n":2}')) is None
