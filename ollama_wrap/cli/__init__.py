@@ -35,16 +35,22 @@ class Command(Protocol):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; raises SystemExit(2) for one that cannot be understood."""
     first = _parser().parse_args(argv)
-    command = cast("Command", import_module(f"ollama_wrap.cli.{first.command}"))
-    parser = ArgumentParser(f"ollama-wrap {first.command}", description=COMMANDS[first.command])
-    _add_env_file(parser, first.env_file)
-    command.add(parser)
     try:
-        return command.run(parser.parse_args(first.rest))
+        return _run(first)
     except ConfigError as error:
         for problem in error.problems:
             print(f"ollama-wrap: {problem}", file=sys.stderr)
         return Exit.CONFIG
+    except KeyboardInterrupt:
+        return Exit.STOPPED
+
+
+def _run(first: Namespace) -> int:
+    command = cast("Command", import_module(f"ollama_wrap.cli.{first.command}"))
+    parser = ArgumentParser(f"ollama-wrap {first.command}", description=COMMANDS[first.command])
+    _add_env_file(parser, first.env_file)
+    command.add(parser)
+    return command.run(parser.parse_args(first.rest))
 
 
 def _parser() -> ArgumentParser:

@@ -9,7 +9,8 @@ settings   Settings: groups and single settings; `Settings.load`
 """
 
 from ollama_wrap.config.settings import Settings
+from ollama_wrap.config.sources import besides
 from ollama_wrap.config.table import Row, rows
 from ollama_wrap.config.values import Listen
 
-__all__ = ["Listen", "Row", "Settings", "rows"]
+__all__ = ["Listen", "Row", "Settings", "besides", "rows"]

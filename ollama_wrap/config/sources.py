@@ -114,6 +114,17 @@ def _variable(found: Found, row: Row, name: str, variables: Mapping[str, str], w
         return ""
 
 
+def besides(table: Iterable[Row], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without any setting of ours: for a program that is given its own."""
+    known = {name for row in table for name in (*row.names, *(f"{one}_FILE" for one in row.names))}
+    found = os.environ if environ is None else environ
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in known and not name.startswith(PREFIX)
+    }
+
+
 def _warn_of_unknown(
     found: Found, table: Iterable[Row], variables: Mapping[str, str], where: str
 ) -> None:
