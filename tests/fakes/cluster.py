@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import socket
+import struct
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -83,6 +84,12 @@ class Talk:
 
     def leave(self) -> None:
         self.writer.transport.abort()
+
+    def reset(self) -> None:
+        """Leave at once, whatever is still on its way out."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.leave()
 
 
 class Cluster:
