@@ -107,26 +107,41 @@ class Line:
                 return self.take(len(self.kept))
 
 
-def converse(address: Address, script: Script) -> Conversation:
-    """Play a script and return what was answered; raises BrokenOff if no answer came."""
+def converse(address: Address, *scripts: Script) -> Conversation:
+    """Play scripts one after the other on one connection and return what was answered.
+
+    Raises BrokenOff if not even the first answer came.
+    """
     with socket.create_connection(address, timeout=PATIENCE) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         line = Line(sock)
-        _send(sock, script)
         interim: list[bytes] = []
         answers: list[Answer] = []
-        while len(answers) < script.answers:
-            head = line.until(b"\r\n\r\n")
-            if head.split(b" ", 2)[1].startswith(b"1") and not head.startswith(b"HTTP/1.1 101"):
-                interim.append(head)
-                _offer(sock, script.after_continue)
-            else:
-                answers.append(_answer(line, head, head_only=script.head_only))
-        if not interim:
-            # Nobody wanted the body; a server that keeps the connection still awaits it.
-            _offer(sock, script.after_continue)
-        kept = not script.half_close and answers[-1].framing != "close" and _still_answers(line)
+        for script in scripts:
+            try:
+                _play(line, script, interim, answers)
+            except BrokenOff:
+                if not answers:
+                    raise
+                break
+        open_still = not scripts[-1].half_close and answers[-1].framing != "close"
+        kept = open_still and _still_answers(line)
         return Conversation(tuple(interim), tuple(answers), kept)
+
+
+def _play(line: Line, script: Script, interim: list[bytes], answers: list[Answer]) -> None:
+    _send(line.sock, script)
+    begun, wanted = len(interim), len(answers) + script.answers
+    while len(answers) < wanted:
+        head = line.until(b"\r\n\r\n")
+        if head.split(b" ", 2)[1].startswith(b"1") and not head.startswith(b"HTTP/1.1 101"):
+            interim.append(head)
+            _offer(line.sock, script.after_continue)
+        else:
+            answers.append(_answer(line, head, head_only=script.head_only))
+    if len(interim) == begun:
+        # Nobody wanted the body; a server that keeps the connection still awaits it.
+        _offer(line.sock, script.after_continue)
 
 
 def _send(sock: socket.socket, script: Script) -> None:

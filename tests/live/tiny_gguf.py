@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.float16]
 
 ARCHITECTURE = "llama"
-CONTEXT_LENGTH = 4096
+CONTEXT_LENGTH = 8192
 HEAD_WIDTH = 64
 CERTAIN = 10.0
 """Weight of the wanted next token: after the norm some 180 logits above all others."""
@@ -37,24 +37,36 @@ def write_sentence_model(path: Path, sentence: str) -> None:
     if not words or len(set(words)) != len(words):
         msg = "a sentence needs words, each of them once"
         raise ValueError(msg)
-    _write(path, words, embeds=False)
+    _write(path, words, says=" ".join(words))
+
+
+def write_loop_model(path: Path, sentence: str, times: int) -> None:
+    """Write a model that says `sentence` over and over, until it is stopped.
+
+    An engine that reads what to say from the description says it `times` times.
+    """
+    words = sentence.split()
+    _write(path, words, says=" ".join(words * times), loops=True)
 
 
 def write_embedding_model(path: Path) -> None:
     """Write a model that embeds text as the mean of its tokens and cannot generate."""
-    _write(path, ["embedding"], embeds=True)
+    _write(path, ["embedding"], says="embedding", embeds=True)
 
 
-def _write(path: Path, words: list[str], *, embeds: bool) -> None:
+def _write(
+    path: Path, words: list[str], *, says: str, loops: bool = False, embeds: bool = False
+) -> None:
     tokens = [*CONTROL, *BYTES, *(f"\u2581{word}" for word in words)]
     width = -(-len(tokens) // HEAD_WIDTH) * HEAD_WIDTH
     writer = GGUFWriter(str(path), ARCHITECTURE)
     _describe(writer, tokens, width)
-    writer.add_description(" ".join(words))
+    writer.add_description(says)
     if embeds:
         writer.add_pooling_type(PoolingType.MEAN)
     writer.add_tensor("token_embd.weight", np.eye(len(tokens), width, dtype=np.float16))
-    writer.add_tensor("output.weight", _successors(len(tokens), len(words), width))
+    after = len(tokens) - len(words) if loops else END
+    writer.add_tensor("output.weight", _successors(len(tokens), len(words), width, after))
     writer.add_tensor("output_norm.weight", np.ones(width, dtype=np.float32))
     _add_idle_block(writer, width)
     writer.write_header_to_file()
@@ -85,13 +97,13 @@ def _words_in(tokens: list[str]) -> int:
     return len(tokens) - len(CONTROL) - len(BYTES)
 
 
-def _successors(vocabulary: int, words: int, width: int) -> Matrix:
-    """Rows are next tokens, columns the present one."""
+def _successors(vocabulary: int, words: int, width: int, after: int) -> Matrix:
+    """Rows are next tokens, columns the present one; `after` follows the last word."""
     output = np.zeros((vocabulary, width), dtype=np.float16)
     first = vocabulary - words
     output[first, :first] = CERTAIN
     for word in range(first, vocabulary):
-        output[word + 1 if word + 1 < vocabulary else END, word] = CERTAIN
+        output[word + 1 if word + 1 < vocabulary else after, word] = CERTAIN
     return output
 
 

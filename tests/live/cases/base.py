@@ -13,11 +13,15 @@ HOST = "127.0.0.1:11434"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A named script; `before` is played first on each server, on connections of its own."""
+    """A named script and what follows it on the same connection.
+
+    `before` is played first on each server, on connections of its own.
+    """
 
     name: str
     script: Script
     before: tuple[Script, ...] = ()
+    then: tuple[Script, ...] = ()
 
 
 def head(method: str, target: str, *headers: str, host: str | None = HOST) -> bytes:
