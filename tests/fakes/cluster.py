@@ -29,7 +29,7 @@ from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
 from ollama_wrap.runtime import Runtime
-from ollama_wrap.testing import FakeOllama
+from ollama_wrap.testing import FakeOllama, ModelSpec
 from ollama_wrap.wire import inbound
 from tests.fakes.raw_http import Headers, RawReply, fetch, read_reply, request_bytes
 
@@ -53,13 +53,13 @@ QUICK: Tree = {
 class Host:
     """A fake node to be: its models, what OLLAMA_WRAP_NODES says of it, and the fake's options."""
 
-    models: tuple[str, ...] = ("tiny",)
+    models: tuple[ModelSpec | str, ...] = ("tiny",)
     entry: str = ""
     up: bool = True
     options: Tree = field(default_factory=dict)
 
 
-def host(*models: str, entry: str = "", up: bool = True, **options: Any) -> Host:
+def host(*models: ModelSpec | str, entry: str = "", up: bool = True, **options: Any) -> Host:
     return Host(models or ("tiny",), entry, up, options)
 
 
@@ -284,9 +284,10 @@ async def _ready(made: Cluster, hosts: Mapping[str, Host]) -> None:
     await made.until(
         lambda: all(one.state is NodeState.UP and one.inventory.known for one in awaited)
     )
-    away = [made.upstream(node) for node, one in hosts.items() if not one.up and node != "local"]
-    if fleet.mode is Mode.DISTRIBUTED:
-        await made.until(lambda: all(one.state is NodeState.DOWN for one in away))
+    away = [made.upstream(node) for node, one in hosts.items() if not one.up]
+    if fleet.mode is not Mode.DISTRIBUTED:
+        away = [one for one in away if one.node.local]
+    await made.until(lambda: all(one.state is NodeState.DOWN for one in away))
 
 
 def _settings(
