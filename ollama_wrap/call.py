@@ -52,7 +52,8 @@ class Upload(Protocol):
 class Call(Struct, eq=False):
     """One client request.
 
-    `target` and `headers` are the bytes that came, in their order and case.
+    `target` and `headers` are the bytes that came, in their order and case;
+    Content-Length is not among them but in `length` and `sized`.
     `path` is the target up to `?`, as latin-1 text, never decoded.
     `body` is the whole body where it is kept, else None and `rest` streams it.
     Times are monotonic seconds.
@@ -86,8 +87,12 @@ class Call(Struct, eq=False):
     repeatable: bool = False
     body: bytes | None = b""
     rest: Upload | None = None
-    #: the client announced a body by Content-Length or Transfer-Encoding
-    has_body: bool = False
+    #: bytes of the body as announced, -1 where it is chunked
+    length: int = 0
+    #: place and spelling of Content-Length among `headers`, where it is not
+    sized: tuple[int, bytes] | None = None
+    #: the request's lines for a node, kept for all requests that begin alike; None: not kept
+    lines: dict[object, tuple[object, bytes, bytes]] | None = None
     #: carries `context`: tokens that mean the same only on the same digest
     bound_to_digest: bool = False
     #: asks to unload the model (`keep_alive` 0 with nothing to do)

@@ -14,6 +14,7 @@ from ollama_wrap.api.edge import Edge
 from ollama_wrap.call import Header
 from ollama_wrap.errors import StreamBroken
 from ollama_wrap.wire.base import Framing, Pace
+from ollama_wrap.wire.head import unsized
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -49,11 +50,17 @@ class AsgiExchange:
         self.target: bytes = _path(scope).encode("latin-1") + (b"?" + query if query else b"")
         self.loop = asyncio.get_running_loop()
         self.headers: list[Header] = list(scope["headers"])
-        self.fields: Mapping[bytes, bytes] = {name.lower(): value for name, value in reversed(self.headers)}
+        self.fields: Mapping[bytes, bytes] = {
+            name.lower(): value for name, value in reversed(self.headers)
+        }
         self.http11: bool = scope.get("http_version", "1.1") != "1.0"
         self.client: str = (scope.get("client") or ("",))[0]
         self.listener: str = (scope.get("server") or ("",))[0] or ""
-        self.has_body = bool({b"content-length", b"transfer-encoding"} & self.fields.keys())
+        self.length, self.sized = -1, unsized(self.headers)
+        if b"transfer-encoding" not in self.fields:
+            self.length = int(self.fields.get(b"content-length", b"0"))
+        self.has_body = self.length != 0 or self.sized is not None
+        self.notes: dict[object, object] = {}
         self.keep_alive = True
         self.pace = Pace.BRIEF
         self.started = self.over = self.paused = False

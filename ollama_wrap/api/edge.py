@@ -6,19 +6,20 @@ not taken: they go to Starlette, past the same door.
 """
 
 import asyncio
-import contextlib
 import itertools
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 
-from ollama_wrap import dialects, tasks
+from ollama_wrap import tasks
 from ollama_wrap.api import errors, intake
 from ollama_wrap.api.guards import ASK, Door, Refusal
-from ollama_wrap.call import Call, Header, Mode, Priority
+from ollama_wrap.api.plan import PREFIX, Plan, Planner
+from ollama_wrap.call import Call, Header, Mode
 from ollama_wrap.clock import Clock
 from ollama_wrap.dialects import DIALECTS, Ending
 from ollama_wrap.errors import (
@@ -35,7 +36,7 @@ from ollama_wrap.proxy import headers, outcome
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.reply import Origin, Reply
-from ollama_wrap.wire.base import Exchange, Framing, Pace
+from ollama_wrap.wire.base import Exchange, Framing
 from ollama_wrap.wire.relay import Relay
 
 _PHRASES = {
@@ -53,13 +54,8 @@ _PHRASES = {
     504: b"Gateway Timeout",
     508: b"Loop Detected",
 }
-#: The field with the nonce of the self test at start; stock ignores it.
-NONCE = b"x-ollama-wrap-nonce"
-_SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
 _CLEAN = re.compile(r"/(?:[A-Za-z0-9._~:@-]+/?)*\Z")
 _DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
-_PREFIX = "/ollama"
-_PACES = {Kind.INFER: Pace.LONG, Kind.ONCE: Pace.BULK}
 #: Seconds past a deadline: a call that still waits here has been answered by then.
 _GRACE = 0.02
 
@@ -84,6 +80,7 @@ class Edge:
         self, door: Door, pipeline: Pipeline, fleets: Fleets, facts: Facts, clock: Clock
     ) -> None:
         self._door = door
+        self._planner = Planner(door, facts.node_id, facts.nonce)
         self._pipeline = pipeline
         self._fleets = fleets
         self._facts = facts
@@ -111,11 +108,13 @@ class Edge:
         return True
 
     async def _serve(self, exchange: Exchange, path: str) -> None:
-        call = self._open(exchange, path)
+        now = self._clock.monotonic()
+        plan = self._planner.plan(exchange, path, now)
+        call = self._open(exchange, plan, now)
         one = self._pipeline.open(call, exchange.gone)
         ending: Ending | None = None
         try:
-            ending = await self._answer(exchange, call, one)
+            ending = await self._answer(exchange, call, one, plan)
         except asyncio.CancelledError:
             self._ended_early(exchange, call, one)
         except StreamBroken as error:
@@ -131,50 +130,27 @@ class Edge:
 
     # in
 
-    def _open(self, exchange: Exchange, path: str) -> Call:
-        fields = exchange.fields
-        target = exchange.target
-        if path.startswith(_PREFIX) and (len(path) == 7 or path[7] == "/"):
-            path, target = path[7:] or "/", target[7:]
-            target = target if target[:1] == b"/" else b"/" + target
-        sent_id = fields.get(b"x-request-id")
-        call = Call(
-            id=sent_id.decode() if sent_id and _SANE_ID.match(sent_id) else next(self._ids),
-            method=exchange.method,
-            target=target,
-            path=path,
-            headers=exchange.headers,
-            fields=fields,
-            client=exchange.client,
-            http11=exchange.http11,
-            started=self._clock.monotonic(),
-            mode=self._fleets.current.mode,
-        )
-        route = dialects.route(call.method, path)
-        call.kind, call.operation, call.dialect = route.kind, route.operation, route.dialect
-        call.repeatable, call.model = route.repeatable, route.model
-        call.has_body = exchange.has_body
-        exchange.pace = _PACES.get(call.kind, Pace.BRIEF)
-        call.prefixed = target is not exchange.target
-        call.hop = b"x-ollama-hop" in fields
+    def _open(self, exchange: Exchange, plan: Plan, now: float) -> Call:
+        call = copy(plan.call)
+        call.id = call.id or next(self._ids)
+        call.started = now
+        call.mode = self._fleets.current.mode
+        call.length = exchange.length
+        if plan.seconds is not None:
+            call.deadline = now + plan.seconds
+        exchange.pace = plan.pace
         return call
 
-    async def _answer(self, exchange: Exchange, call: Call, one: Open) -> Ending | None:
-        if call.fields.get(NONCE) == self._facts.nonce:
-            raise CallerError("this is the sidecar that asked", status=508, code="LOOP_DETECTED")
-        refusal = self._door.stock(call, exchange.listener)
-        if refusal is not None and self._door.redirects(call, exchange.listener):
-            refusal = None
+    async def _answer(self, exchange: Exchange, call: Call, one: Open, plan: Plan) -> Ending | None:
+        refusal = plan.refusal
         if refusal is ASK:
             refusal = await self._door.origin(call, exchange.listener)
         if refusal is not None:
             self._turn_away(exchange, one, refusal)
             return None
-        _wishes(call, call.fields)
-        if b"via" in call.fields and self._passed_here(call):
-            msg = "this request has been here before: two sidecars send it to each other"
-            raise CallerError(msg, status=508, code="LOOP_DETECTED")
-        await intake.read(exchange, call, self._pipeline.budget)
+        if plan.loop is not None:
+            raise CallerError(plan.loop, status=508, code="LOOP_DETECTED")
+        await intake.read(exchange, call, plan.route, self._pipeline.budget)
         self._facts.rights(call)
         if call.deadline is None:
             reply = await self._pipeline.answer(one)
@@ -208,7 +184,7 @@ class Edge:
         bare = call.method == "HEAD"
         fields, framing = headers.reply(reply.status, reply.headers, bare=bare, local=origin.local)
         if call.prefixed:
-            fields = headers.prefixed(fields, _PREFIX.encode())
+            fields = headers.prefixed(fields, PREFIX.encode())
         if not (origin.local and call.keep_host):
             fields += call.cors
         fields += headers.ours(call, origin, self._standalone())
@@ -316,29 +292,6 @@ class Edge:
     def _standalone(self) -> str | None:
         fleet = self._fleets.current
         return fleet.reason if fleet.mode is Mode.STANDALONE else None
-
-
-def _wishes(call: Call, fields: Mapping[bytes, bytes]) -> None:
-    """What the client says to us, in headers that no node sees."""
-    if (value := fields.get(b"x-ollama-target-nodes")) is not None:
-        call.targets = tuple(
-            name for part in value.decode("latin-1").split(",") if (name := part.strip())
-        )
-    if fields.get(b"x-ollama-force-local", b"").lower() == b"true":
-        call.forced = "local"
-    elif (value := fields.get(b"x-ollama-force-distributed")) is not None:
-        name = value.decode("latin-1").strip()
-        call.forced = "remote" if name.lower() == "true" else name or None
-    side = fields.get(b"x-ollama-route", b"").decode("latin-1").lower()
-    call.side = side if side in {"local", "remote"} else None
-    call.dry_run = fields.get(b"x-dry-run", b"").lower() == b"true"
-    call.no_store = b"no-store" in fields.get(b"cache-control", b"").lower()
-    priority = fields.get(b"x-ollama-priority", b"").decode("latin-1").lower()
-    if priority == "low":
-        call.priority = Priority.LOW
-    with contextlib.suppress(ValueError):
-        if (value := fields.get(b"x-ollama-timeout-ms")) is not None:
-            call.deadline = call.started + max(0, int(value)) / 1000
 
 
 def _length(body: bytes) -> Header:

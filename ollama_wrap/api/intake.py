@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ollama_wrap import dialects
 from ollama_wrap.call import Call, Kind, Upload
+from ollama_wrap.dialects import Route
 from ollama_wrap.proxy.budget import Budget
 from ollama_wrap.wire.base import Exchange
 
@@ -28,32 +29,30 @@ class Begun:
         return part or await self.rest.read()
 
 
-async def read(exchange: Exchange, call: Call, budget: Budget) -> None:
+async def read(exchange: Exchange, call: Call, route: Route, budget: Budget) -> None:
     """Find the model; keep the body where it can be sent again, and count it in `budget`."""
-    if not call.has_body:
+    if not exchange.has_body:
         call.body = b""
     elif call.operation == "blob" and call.method == "POST":
         call.body, call.rest = None, exchange
     else:
         call.body = await exchange.whole(budget.body_limit())
         if call.body is None:
-            await _read_beginning(exchange, call)
+            await _read_beginning(exchange, call, route)
             return
         budget.kept += len(call.body)
-    route = dialects.route(call.method, call.path)
     if route.reads_body and call.body is not None:
         _understand(call, dialects.read(route, call.body, call.headers))
     if call.targets and call.operation in {"pull", "push", "delete"}:
         call.kind = Kind.SPREAD
 
 
-async def _read_beginning(exchange: Exchange, call: Call) -> None:
+async def _read_beginning(exchange: Exchange, call: Call, route: Route) -> None:
     """Too large to be kept: inference goes where its model is, once; all else as it came."""
     call.rest, call.repeatable = exchange, False
     if call.kind is not Kind.INFER:
         call.kind = Kind.OTHER if call.kind is Kind.OTHER else Kind.ONCE
         return
-    route = dialects.route(call.method, call.path)
     reading, beginning = None, bytearray()
     for look in _LOOKS:
         while len(beginning) < look and (part := await exchange.read()):

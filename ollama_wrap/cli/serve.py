@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from ollama_wrap import app, lifecycle, tasks
-from ollama_wrap.api.edge import NONCE
+from ollama_wrap.api.plan import NONCE
 from ollama_wrap.backends.client import Client, Question
 from ollama_wrap.cli import listeners
 from ollama_wrap.cli.exits import Exit

@@ -208,26 +208,31 @@ class Attempt:
         return answer
 
     def _head(self) -> bytes:
-        call = self.call
-        node = self.upstream.node
-        length = self._length()
-        given = headers.without_secrets(call, self._wire.secret)
-        fields = headers.request(
-            call, given, _host(node), self._marks(), local=node.local, length=length
-        )
-        target = node.prefix.encode() + call.target if node.prefix else call.target
-        return b"%b %b HTTP/1.1\r\n%b\r\n" % (
-            call.method.encode(),
-            target,
-            headers.joined(fields),
-        )
+        call, upstream = self.call, self.upstream
+        # What goes to a sidecar differs from call to call.
+        lines = call.lines if upstream.sidecar is None else None
+        known = lines.get(upstream) if lines is not None else None
+        if known is None or known[0] is not upstream.node:
+            known = (upstream.node, *self._lines())
+            if lines is not None:
+                lines[upstream] = known
+        return known[1] + headers.framing(call, self._size()) + known[2]
 
-    def _length(self) -> int | None:
+    def _lines(self) -> tuple[bytes, bytes]:
+        """The lines before and after the one that frames the body."""
+        call, node = self.call, self.upstream.node
+        before, after = headers.request(
+            call, self._wire.secret, _host(node), self._marks(), local=node.local
+        )
+        target = node.prefix.encode() + call.target
+        first = b"%b %b HTTP/1.1\r\n" % (call.method.encode(), target)
+        return first + headers.joined(before), headers.joined(after) + b"\r\n"
+
+    def _size(self) -> int | None:
         """Bytes of the body; None where it streams without a length."""
         if self.call.body is not None:
             return len(self.call.body)
-        announced = self.call.fields.get(b"content-length")
-        return None if announced is None else int(announced)
+        return None if self.call.length < 0 else self.call.length
 
     def _marks(self) -> list[Header]:
         marks = list(self.upstream.node.headers)
@@ -244,7 +249,7 @@ class Attempt:
     async def _stream_body(self, connection: Connection) -> None:
         call = self.call
         rest = call.rest
-        chunked = self._length() is None
+        chunked = self._size() is None
         if rest is None:
             return
         try:

@@ -51,52 +51,42 @@ _PROTECTED = frozenset({b"host", b"authorization", b"content-length", b"content-
 _NOT_FROM_ELSEWHERE = (b"access-control-", b"x-ollama-")
 
 
-def without_secrets(call: Call, ours: Callable[[bytes], bool]) -> list[Header]:
-    """The client's fields but for tokens and keys of ours."""
-    fields = call.fields
-    if _CREDENTIALS[0] not in fields and _CREDENTIALS[1] not in fields:
-        return call.headers
-    return [
-        (name, value)
-        for name, value in call.headers
-        if name.lower() not in _CREDENTIALS or not ours(value)
-    ]
-
-
 def request(
     call: Call,
-    given: Iterable[Header],
+    secret: Callable[[bytes], bool],
     host: bytes,
     extra: Iterable[Header],
     *,
     local: bool,
-    length: int | None,
-) -> list[Header]:
-    """The fields that go to a node.
+) -> tuple[list[Header], list[Header]]:
+    """The fields that go to a node, before and after the one that frames the body.
 
-    `given` are the client's, `without_secrets`; `host` is the node's own name and
-    port; `extra` are the node's configured fields and our marks. `length` of the
-    body, None where it streams in chunks.
+    `secret` tells credentials of ours, which are nobody else's business; `host` is
+    the node's own name and port; `extra` are the node's configured fields and our
+    marks.
     """
-    drop = _NEVER_OUT if local else _NOT_ELSEWHERE
-    named = _named(call.fields)
-    fields: list[Header] = []
+    drop = (_NEVER_OUT if local else _NOT_ELSEWHERE) | _named(call.fields)
+    before: list[Header] = []
     if not (local and call.keep_host):
-        fields.append((b"Host", host))
+        before.append((b"Host", host))
         drop |= {b"host", b"origin"}
-    sized = False
-    for field in given:
+    after: list[Header] = []
+    place = call.sized[0] if call.sized is not None else len(call.headers)
+    for index, field in enumerate(call.headers):
         name = field[0].lower()
-        if name in drop or name in named:
-            continue
-        sized = sized or name == b"content-length"
-        fields.append(field)
-    if length is None:
-        fields.append((b"Transfer-Encoding", b"chunked"))
-    elif length and not sized:
-        fields.append((b"Content-Length", b"%d" % length))
-    fields.extend(extra)
-    return fields
+        if name not in drop and not (name in _CREDENTIALS and secret(field[1])):
+            (before if index < place else after).append(field)
+    after.extend(extra)
+    return before, after
+
+
+def framing(call: Call, size: int | None) -> bytes:
+    """The line that frames a body of `size` bytes; None: it goes in chunks."""
+    if size is None:
+        return b"Transfer-Encoding: chunked\r\n"
+    if call.sized is not None:
+        return b"%b: %d\r\n" % (call.sized[1], size)
+    return b"Content-Length: %d\r\n" % size if size or call.length else b""
 
 
 def reply(

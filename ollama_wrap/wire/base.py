@@ -39,9 +39,12 @@ class Pace(Enum):
 class Exchange(Protocol):
     """One request, and the way to answer it.
 
-    `headers` are as they came; `fields` are the same by lower-case name, the
-    first value where a name repeats. `paused` is True while the client cannot
-    take more; then `writable` is called once it can.
+    `headers` are as they came, less Content-Length: `length` is the body's as
+    announced, -1 where it is chunked, and `sized` is the place and spelling of that
+    field, None where there was none. `fields` are the same by lower-case name, the
+    first value where a name repeats. `notes` is shared by all requests that begin
+    alike. `paused` is True while the client cannot take more; then `writable` is
+    called once it can.
     """
 
     method: str
@@ -49,6 +52,9 @@ class Exchange(Protocol):
     loop: asyncio.AbstractEventLoop
     headers: list[Header]
     fields: Mapping[bytes, bytes]
+    length: int
+    sized: tuple[int, bytes] | None
+    notes: dict[object, object]
     http11: bool
     pace: Pace
     """Set by the edge, as soon as it knows."""

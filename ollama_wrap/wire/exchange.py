@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ollama_wrap.call import Header
 from ollama_wrap.errors import StreamBroken
 from ollama_wrap.wire.base import Framing, Pace
-from ollama_wrap.wire.head import Reader
+from ollama_wrap.wire.head import Head
 
 if TYPE_CHECKING:
     from ollama_wrap.wire.inbound import Inbound
@@ -40,26 +40,29 @@ class InboundExchange:
         "length",
         "loop",
         "method",
+        "notes",
         "over",
         "pace",
         "paused",
         "reading",
+        "sized",
         "started",
         "target",
         "writable",
     )
 
-    def __init__(self, connection: "Inbound", reader: Reader) -> None:
+    def __init__(self, connection: "Inbound", head: Head, length: int) -> None:
         self.connection = connection
         self.loop = connection.loop
-        self.method = reader.method
-        self.target = reader.target
-        self.headers: list[Header] = reader.headers
-        self.fields: Mapping[bytes, bytes] = reader.fields
-        self.http11 = reader.http11
-        self.keep_alive = bool(reader.alive)
-        #: of the body as announced; -1 where it is chunked
-        self.length = reader.length
+        self.method = head.method
+        self.target = head.target
+        self.headers: list[Header] = head.headers
+        self.fields: Mapping[bytes, bytes] = head.fields
+        self.sized = head.sized
+        self.notes = head.notes
+        self.http11 = head.http11
+        self.keep_alive = head.alive
+        self.length = length
         self.complete = self.length == 0
         #: the client waits for `100 Continue` before it sends its body
         self.expects = self.http11 and not self.complete and b"expect" in self.fields
@@ -78,7 +81,7 @@ class InboundExchange:
     @property
     def has_body(self) -> bool:
         """A body was announced, even an empty one."""
-        return self.length != 0 or b"content-length" in self.fields
+        return self.length != 0 or self.sized is not None
 
     @property
     def client(self) -> str:

@@ -74,6 +74,8 @@ class Guard:
     def __init__(self, limits: Limits, trusted: Callable[[str], bool] = lambda _: False) -> None:
         self.limits = limits
         self.marks = limits.marks
+        #: sound heads that came before, less the digits of their length
+        self.heads: dict[bytes, heads.Head] = {}
         #: requests that the edge has taken and that are not answered
         self.open = 0
         self.connections: set[Inbound] = set()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 
 import httptools
+from msgspec import Struct
 
 from ollama_wrap.call import Header
 
@@ -73,45 +74,73 @@ class Fault:
         )
 
 
+class Head(Struct, eq=False):
+    """A sound head. Requests that begin alike share one: it does not change once made.
+
+    `headers` are as they came, less Content-Length, which is a fact of the request
+    (`Reader.length`): `sized` is its place among them and its spelling, None where
+    there was none. `fields` are the same by lower-case name, the first value where
+    a name repeats. `notes` is for whoever works something out from the head alone.
+    """
+
+    method: str
+    #: as it came; of an absolute form that names us, the path
+    target: bytes
+    headers: list[Header]
+    fields: Mapping[bytes, bytes]
+    http11: bool
+    #: the client wants the connection to stay
+    alive: bool
+    chunked: bool
+    sized: tuple[int, bytes] | None
+    notes: dict[object, object]
+
+
+#: heads that are kept, and the longest of them
+KNOWN, KNOWN_SIZE = 512, 2048
+_LENGTHS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
+
+
 class Reader:
-    """Reads the heads of one connection, one after the other; the last one is in its fields.
+    """Reads the heads of one connection, one after the other; the last is `head`.
 
     The parser sees heads alone: bodies are none of its business, so it cannot
     skip that of a request that asks for another protocol, nor take one for a
-    next request.
+    next request. A head that only differs in its length from one of `known` is
+    not parsed again.
     """
 
-    __slots__ = (
-        "_fresh",
-        "alive",
-        "fields",
-        "headers",
-        "http11",
-        "length",
-        "method",
-        "parser",
-        "target",
-        "url",
-    )
+    __slots__ = ("_alive", "_fresh", "_headers", "_known", "_url", "head", "length", "parser")
 
-    def __init__(self) -> None:
+    def __init__(self, known: dict[bytes, Head]) -> None:
         self.parser = httptools.HttpRequestParser(self)
-        self._fresh = True
-        self.url = b""
-        self.method = ""
-        #: as it came; of an absolute form that names us, the path
-        self.target = b""
-        self.headers: list[Header] = []
-        #: the same by lower-case name, the first value where a name repeats
-        self.fields: Mapping[bytes, bytes] = {}
-        self.http11 = True
-        #: the client wants the connection to stay
-        self.alive: bool | None = None
+        self.head: Head | None = None
         #: of the body in bytes; -1: chunked
         self.length = 0
+        self._known = known
+        self._fresh = True
+        self._alive: bool | None = None
+        self._url = b""
+        self._headers: list[Header] = []
 
     def read(self, head: bytes, sizes: Sizes) -> Fault | None:
         """Take one whole head, its blank line included; None: it is sound."""
+        key, digits = _without_length(head)
+        known = self._known.get(key)
+        if known is not None and known.sized is None:
+            self.head, self.length = known, -known.chunked
+            return None
+        if known is not None and digits.isdigit() and len(digits) <= _DIGITS:
+            self.head, self.length = known, int(digits)
+            return None
+        fault = self._read(head, sizes)
+        if fault is None and self.head is not None and len(key) <= KNOWN_SIZE:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+            self._known[key] = self.head
+        return fault
+
+    def _read(self, head: bytes, sizes: Sizes) -> Fault | None:
         line, _, rest = head.partition(b"\r\n")
         if len(head) > sizes.head:
             return Fault(431, "request head too large")
@@ -121,7 +150,6 @@ class Reader:
             return Fault(400)
         if not line.endswith((b" HTTP/1.1", b" HTTP/1.0")):
             return Fault(505, "unsupported HTTP version") if _VERSION.search(line) else Fault(400)
-        self.http11 = line.endswith(b"1")
         raw = b""
         if not line.isascii():
             # httptools refuses bytes that stock takes in a target.
@@ -129,63 +157,82 @@ class Reader:
             head = _EIGHT_BIT.sub(b"x", line) + b"\r\n" + rest
         if not self._feed(head):
             return Fault(400)
-        self.fields = {name.lower(): value for name, value in reversed(self.headers)}
-        self.target = raw or self.url
-        if self.target[:4].lower() == b"http":
-            self.target = own_path(self.target, self.fields.get(b"host", b"")) or self.target
-        return self._check(sizes)
+        return self._check(raw or self._url, sizes, http11=line.endswith(b"1"))
 
     def _feed(self, head: bytes) -> bool:
         if not self._fresh:
             self.parser = httptools.HttpRequestParser(self)
-        self._fresh, self.alive = False, None
-        self.url, self.headers = b"", []
+        self._fresh, self._alive = False, None
+        self._url, self._headers = b"", []
         try:
             self.parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             pass  # to another protocol: nobody here speaks one
         except httptools.HttpParserError:
             return False
-        self.method = self.parser.get_method().decode("ascii")
-        return self.alive is not None
+        return self._alive is not None
 
-    def _check(self, sizes: Sizes) -> Fault | None:
-        target = self.target
+    def _check(self, target: bytes, sizes: Sizes, *, http11: bool) -> Fault | None:
+        headers = self._headers
+        fields = {name.lower(): value for name, value in reversed(headers)}
+        if target[:4].lower() == b"http":
+            target = own_path(target, fields.get(b"host", b"")) or target
+        method = self.parser.get_method().decode("ascii")
         if len(target) > sizes.target:
             return Fault(414, "request target too long")
-        if len(self.headers) > sizes.fields:
+        if len(headers) > sizes.fields:
             return Fault(431, "too many header fields")
-        if self.method == "CONNECT" or not (target.startswith(b"/") or target == b"*"):
+        if method == "CONNECT" or not (target.startswith(b"/") or target == b"*"):
             return Fault(400, "request target must be a path")
-        fault = _of_fields(self.headers, sizes.field, http11=self.http11)
+        fault = _of_fields(headers, sizes.field, http11=http11)
         if fault is not None:
             return fault
-        if b"transfer-encoding" in self.fields:
-            self.length = -1
-            return None
-        announced = self.fields.get(b"content-length")
-        if announced is None:
-            self.length = 0
-            self._fresh = bool(self.alive) and b"upgrade" not in self.fields
-            return None
+        announced = fields.pop(b"content-length", b"")
         if len(announced) > _DIGITS:
             return Fault(400)
-        self.length = int(announced)
+        chunked = b"transfer-encoding" in fields
+        self.length = int(announced) if announced else -chunked
+        sized = unsized(headers)
+        self._fresh = sized is None and not chunked and bool(self._alive)
+        self._fresh = self._fresh and b"upgrade" not in fields
+        self.head = Head(
+            method, target, headers, fields, http11, bool(self._alive), chunked, sized, {}
+        )
         return None
 
     # httptools calls these
 
     def on_url(self, url: bytes) -> None:
         """Record a part of the target."""
-        self.url += url
+        self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Record a field."""
-        self.headers.append((name, value))
+        self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Record what the parser forgets when it goes on."""
-        self.alive = self.parser.should_keep_alive()
+        self._alive = self.parser.should_keep_alive()
+
+
+def unsized(headers: list[Header]) -> tuple[int, bytes] | None:
+    """Take Content-Length out of `headers`: the place it had, and its spelling."""
+    for place, (name, _) in enumerate(headers):
+        if len(name) == len(b"content-length") and name.lower() == b"content-length":
+            del headers[place]
+            return place, name
+    return None
+
+
+def _without_length(head: bytes) -> tuple[bytes, bytes]:
+    """A head less the digits of its Content-Length, and these digits."""
+    for name in _LENGTHS:
+        place = head.find(name)
+        if place >= 0:
+            begin = place + len(name)
+            end = head.find(b"\r\n", begin)
+            return head[:begin] + head[end:], head[begin:end]
+    return head, b""
 
 
 def unfinished(data: bytes, seen: int, sizes: Sizes) -> Fault | None:

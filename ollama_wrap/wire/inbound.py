@@ -17,8 +17,9 @@ import re
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -43,6 +44,29 @@ _UNUSUAL = re.compile(rb"[^\x21-\x7e]")
 _RESET = struct.pack("ii", 1, 0)
 
 
+class _Known:
+    """What uvicorn asks its parser of a head that has been read."""
+
+    def __init__(self, head: heads.Head) -> None:
+        self._head = head
+
+    def get_http_version(self) -> str:
+        """As in the request line."""
+        return "1.1" if self._head.http11 else "1.0"
+
+    def get_method(self) -> bytes:
+        """As in the request line."""
+        return self._head.method.encode()
+
+    def should_keep_alive(self) -> bool:
+        """Whether the client wants the connection to stay."""
+        return self._head.alive
+
+    def should_upgrade(self) -> bool:
+        """Never: nobody here speaks another protocol."""
+        return False
+
+
 class Inbound(HttpToolsProtocol):
     """One client connection; made by uvicorn's server for each it accepts."""
 
@@ -57,7 +81,7 @@ class Inbound(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        self.reader = heads.Reader()
+        self.reader = heads.Reader(self.guard.heads)
         self.chunks: Chunks | None = None
         self.exchange: InboundExchange | None = None
         self.address = self.listener = ""
@@ -199,11 +223,12 @@ class Inbound(HttpToolsProtocol):
                 self.stage, self.left = BODY, reader.length
             else:
                 self.stage, self.chunks = CHUNKED, Chunks()
-        exchange = self.exchange = InboundExchange(self, reader)
+        head = cast("heads.Head", reader.head)
+        exchange = self.exchange = InboundExchange(self, head, reader.length)
         self.guard.open += 1
         if not self.take(exchange):
             self._clear()
-            self._to_application()
+            self._to_application(head)
 
     def _take_body(self, data: bytes) -> bytes:
         part, rest = data[: self.left], data[self.left :]
@@ -253,18 +278,17 @@ class Inbound(HttpToolsProtocol):
 
     # answers
 
-    def _to_application(self) -> None:
+    def _to_application(self, head: heads.Head) -> None:
         """A path of our own: uvicorn's usual way."""
-        reader = self.reader
-        self.parser = reader.parser
+        self.parser = cast("httptools.HttpRequestParser", _Known(head))
         self.dropped = 0
         self.on_message_begin()
         # Its URL parser takes no 8-bit bytes.
-        self.url = _UNUSUAL.sub(lambda found: b"%%%02X" % found[0][0], reader.target)
-        self.headers[:] = [(name.lower(), value) for name, value in reader.headers]
-        self.expect_100_continue = b"expect" in reader.fields
+        self.url = _UNUSUAL.sub(lambda found: b"%%%02X" % found[0][0], head.target)
+        self.headers[:] = [(name.lower(), value) for name, value in head.headers]
+        self.expect_100_continue = b"expect" in head.fields
         self.on_headers_complete()
-        self.cycle.keep_alive = reader.http11 and bool(reader.alive)
+        self.cycle.keep_alive = head.http11 and head.alive
         if self.stage == ANSWER:
             self.on_message_complete()
 
