@@ -207,8 +207,8 @@ class Reader:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Record a field."""
-        self._headers.append((name, value))
+        """Record a field; the parser leaves the blanks behind a value."""
+        self._headers.append((name, value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """Record what the parser forgets when it goes on."""
