@@ -49,6 +49,9 @@ DOORS = {
 TESTED_ELSEWHERE = {
     "__main__.py": "the command is started by tests/wire",
     "cli/demo.py": "run whole, in tests/flow",
+    "cli/listeners.py": "tests/wire/test_serve.py, on real ports",
+    "cli/neighbour.py": "tests/wire/test_serve.py, with real neighbours",
+    "cli/stage.py": "what the demo stands on, in tests/flow/test_demo.py",
     "cli/exits.py": "an enum of codes, seen in tests/unit/cli/test_cli.py",
     "cli/serve.py": "started as a process, in tests/wire",
     "routing/policies/": "tests/contract/test_policy.py, every policy a parameter",

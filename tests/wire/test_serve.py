@@ -20,7 +20,11 @@ PATIENCE = 20.0
 NOBODY = "http://127.0.0.1:1"
 CHAT = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}).encode()
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+# The process chooses its own loop; which one the test runs on is all the same.
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
+    pytest.mark.asyncio(loop_factories=["asyncio"]),
+]
 
 
 class Process:
