@@ -1,0 +1,65 @@
+"""What is seen of a body that passes."""
+
+import pytest
+
+from ollama_wrap.proxy.tap import TAIL, Tap
+from tests.fakes.clock import FakeClock
+
+
+def test_first_byte_is_timed_once() -> None:
+    clock = FakeClock(start=5.0)
+    tap = Tap(clock.monotonic, 0)
+
+    tap.feed([b"a"])
+    clock.advance(3.0)
+    tap.feed([b"b", b"c"])
+
+    assert (tap.first, tap.total, tap.pieces) == (5.0, 3, 3)
+
+
+@pytest.mark.parametrize("size", [1, 100, TAIL, 1000])
+def test_tail_is_the_end_of_what_passed(size: int) -> None:
+    tap = Tap(FakeClock().monotonic, 0)
+    text = bytes(number % 251 for number in range(6 * TAIL))
+    for start in range(0, len(text), size):
+        tap.feed([text[start : start + size]])
+
+    tail = tap.tail()
+
+    assert TAIL <= len(tail) <= 4 * TAIL
+    assert text.endswith(tail)
+
+
+def test_little_of_a_long_body_is_kept() -> None:
+    tap = Tap(FakeClock().monotonic, 0)
+
+    for _ in range(1000):
+        tap.feed([b"x" * 1024])
+
+    assert sum(map(len, tap.body)) <= 4 * TAIL + 1024
+    assert tap.whole() is None
+
+
+def test_body_within_its_limit_is_kept_whole() -> None:
+    tap = Tap(FakeClock().monotonic, 8 * TAIL)
+    for _ in range(8):
+        tap.feed([b"x" * TAIL])
+    tap.tail()
+    assert tap.whole() == b"x" * 8 * TAIL
+
+    tap.feed([b"y"])
+
+    assert tap.whole() is None
+
+
+@pytest.mark.parametrize(
+    "body, done, failed",
+    [(b'{"done":true}\n', True, False), (b'{"error":"x"}\n', False, True), (b"", False, False)],
+)
+def test_ending_is_the_dialect_s_word(body: bytes, done: bool, failed: bool) -> None:
+    tap = Tap(FakeClock().monotonic, 0)
+    tap.feed([b'{"done":false}\n', body])
+
+    ending = tap.ending("ollama", "chat", streamed=True)
+
+    assert (ending.done, ending.failed) == (done, failed)
