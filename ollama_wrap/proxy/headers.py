@@ -3,7 +3,7 @@
 Pure. Everything else passes with its name, case, order and repeats.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from ollama_wrap.call import Call, Header, Mode
 from ollama_wrap.reply import Origin
@@ -48,7 +48,7 @@ _CREDENTIALS = (b"authorization", b"x-api-key")
 #: A `Connection` header cannot take these away.
 _PROTECTED = frozenset({b"host", b"authorization", b"content-length", b"content-type"})
 #: What another node says for itself and not for us.
-_NOT_FROM_ELSEWHERE = (b"access-control-", b"x-ollama-")
+_NOT_FROM_ELSEWHERE = (b"access-control-", b"x-ollama-", b"x-request-id")
 
 
 def request(
@@ -65,7 +65,7 @@ def request(
     the node's own name and port; `extra` are the node's configured fields and our
     marks.
     """
-    drop = (_NEVER_OUT if local else _NOT_ELSEWHERE) | _named(call.fields)
+    drop = (_NEVER_OUT if local else _NOT_ELSEWHERE) | _named(call)
     before: list[Header] = []
     if not (local and call.keep_host):
         before.append((b"Host", host))
@@ -102,7 +102,7 @@ def reply(
             if name == b"transfer-encoding":
                 framing = Framing.CHUNKED
             elif name == b"connection":
-                named = _tokens(field[1])
+                named |= _tokens(field[1])
             continue
         if name == b"content-length":
             framing = Framing.LENGTH
@@ -164,11 +164,14 @@ def joined(fields: Iterable[Header]) -> bytes:
     return b"".join(lines)
 
 
-def _named(fields: Mapping[bytes, bytes]) -> frozenset[bytes]:
-    value = fields.get(b"connection")
-    if value is None or len(value) <= len(b"keep-alive"):
-        return frozenset()
-    return _tokens(value)
+def _named(call: Call) -> frozenset[bytes]:
+    """What the client's `Connection` fields name."""
+    named: frozenset[bytes] = frozenset()
+    if b"connection" in call.fields:
+        for name, value in call.headers:
+            if name.lower() == b"connection":
+                named |= _tokens(value)
+    return named
 
 
 def _tokens(value: bytes) -> frozenset[bytes]:
