@@ -117,9 +117,11 @@ class Pipeline:
         if call.kind is not Kind.INFER or reply is None or isinstance(reply.body, bytes):
             return None
         ending = one.tap.ending(call.dialect, call.operation, streamed=_streamed(reply))
+        good = reply.status in _GOOD
         if isinstance(reply.body, Attempt):
-            reply.body.ending_failed = ending.failed
-        if ending.done and not ending.failed and reply.status in _GOOD:
+            # An error with a status of its own was judged when it came.
+            reply.body.ending_failed = good and ending.failed
+        if good and ending.done and not ending.failed:
             self._told.store(call, reply, one.tap, ending)
         return ending
 

@@ -91,6 +91,21 @@ async def test_failure_of_an_engine_that_nobody_replaces_is_stock_s_own_answer()
         assert reply.body == error(FAILURES["out-of-memory"].text)
 
 
+@pytest.mark.parametrize("status", [400, 500])
+async def test_error_that_a_request_earned_is_the_answer_and_blames_nobody(status: int) -> None:
+    """Other statuses, and a 500 of no known text, are answers."""
+    async with cluster(PAIR) as one:
+        body = '{"error":"template: no such thing"}'
+        one["r1"].on(route="/api/chat", status=status, body=body, times=0)
+
+        replies = [await one.chat("big") for _ in range(3)]
+        await one.settled()
+
+        assert [told(reply) for reply in replies] == [(status, "r1", None, None)] * 3
+        assert replies[0].body == body.encode()
+        assert not one.upstream("r1").cooling(BIG, one.runtime.clock.monotonic())
+
+
 # ---------------------------------------------------------------- busy
 
 
