@@ -182,7 +182,9 @@ class Edge:
     async def _send(self, exchange: Exchange, call: Call, one: Open, reply: Reply) -> Ending | None:
         origin = reply.origin
         bare = call.method == "HEAD"
-        fields, framing = headers.reply(reply.status, reply.headers, bare=bare, local=origin.local)
+        fields, framing, closing = headers.reply(
+            reply.status, reply.headers, bare=bare, local=origin.local
+        )
         if call.prefixed:
             fields = headers.prefixed(fields, PREFIX.encode())
         if not (origin.local and call.keep_host):
@@ -192,7 +194,7 @@ class Edge:
         if isinstance(reply.body, bytes):
             self._whole(exchange, one, reply, fields)
             return None
-        if origin.local and headers.closes(reply.headers):
+        if closing:
             exchange.keep_alive = False
         exchange.begin(reply.status, reply.phrase, fields, framing)
         relay = Relay(exchange, reply.body, one.tap.feed)

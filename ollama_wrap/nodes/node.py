@@ -253,7 +253,7 @@ _OPTIONS: dict[str, Callable[[object], Fields]] = {
     "kind": _kind,
     "weight": _whole("weight", 1, 10_000),
     "priority": _whole("priority", -1_000, 1_000),
-    "slots": _whole("slots", 1, 1_024),
+    "slots": _whole("slots", 1, 65_536),
     "models": _models,
     "ctx": _whole("ctx", 1, 100_000_000),
     "header": _headers,

@@ -63,49 +63,57 @@ def word(text: str, limit: int) -> str:
     return quoted(text, limit)
 
 
-#: of the words that come again and again
-_again = lru_cache(maxsize=1024)(word)
-
-
 def _attempts(ended: Ended) -> str:
     return ",".join([f"{node}:{outcome}" for node, outcome in ended.attempts])
 
 
+@lru_cache(maxsize=1024)
+def _which(  # noqa: PLR0913, PLR0917  what requests have in common
+    method: str,
+    path: str,
+    operation: str,
+    model: str | None,
+    node: str | None,
+    reason: str | None,
+    fallback: str | None,
+) -> tuple[str, str]:
+    """Method and path, and the pairs that come again with every request of a sort."""
+    pairs = f" operation={word(operation, WORD)}"
+    if model is not None:
+        pairs += f" model={word(model, MODEL)}"
+    if node is not None:
+        pairs += f" node={word(node, WORD)}"
+    if reason is not None:
+        pairs += f" reason={word(reason, WORD)}"
+    if fallback is not None:
+        pairs += f" fallback={word(fallback, WORD)}"
+    return f"{word(method, METHOD)}\0{word(path, PATH)}", pairs
+
+
 def _pairs(e: Ended) -> str:
-    parts = [f" operation={_again(e.operation, WORD)}"]
-    if e.model is not None:
-        parts.append(f" model={_again(e.model, MODEL)}")
-    if e.node is not None:
-        parts.append(f" node={_again(e.node, WORD)}")
-    if e.reason is not None:
-        parts.append(f" reason={_again(e.reason, WORD)}")
-    if e.fallback is not None:
-        parts.append(f" fallback={_again(e.fallback, WORD)}")
-    if e.attempts:
-        parts.append(f" attempts={_again(_attempts(e), ATTEMPTS)}")
-    parts.append(f" status={e.status} bytes={e.bytes_out}")
-    if e.tokens is not None:
-        parts.append(f" tokens={e.tokens}")
-    if e.first_byte is not None:
-        parts.append(f" first_byte={e.first_byte:.3f}")
-    parts.append(f" duration={e.duration:.3f}")
-    if e.error is not None:
-        parts.append(f" error={word(e.error, ERROR)}")
-    return "".join(parts)
+    attempts = f" attempts={word(_attempts(e), ATTEMPTS)}" if e.attempts else ""
+    tokens = "" if e.tokens is None else f" tokens={e.tokens}"
+    first = "" if e.first_byte is None else f" first_byte={e.first_byte:.3f}"
+    error = "" if e.error is None else f" error={word(e.error, ERROR)}"
+    return (
+        f"{attempts} status={e.status} bytes={e.bytes_out}{tokens}{first}"
+        f" duration={e.duration:.3f}{error}"
+    )
 
 
 def _request_logfmt(stamp: Stamp, e: Ended) -> str:
+    what, pairs = _which(e.method, e.path, e.operation, e.model, e.node, e.reason, e.fallback)
+    what = what.replace("\0", " path=")
     return (
         f"time={stamp.iso} level={e.level} event=request id={word(e.id, ID)}"
-        f" method={_again(e.method, METHOD)} path={_again(e.path, PATH)}{_pairs(e)}\n"
+        f" method={what}{pairs}{_pairs(e)}\n"
     )
 
 
 def _request_console(stamp: Stamp, e: Ended) -> str:
-    return (
-        f"{stamp.local} {e.level:<7} {_again(e.method, METHOD)} {_again(e.path, PATH)}{_pairs(e)}"
-        f" id={word(e.id, ID)}\n"
-    )
+    what, pairs = _which(e.method, e.path, e.operation, e.model, e.node, e.reason, e.fallback)
+    what = what.replace("\0", " ")
+    return f"{stamp.local} {e.level:<7} {what}{pairs}{_pairs(e)} id={word(e.id, ID)}\n"
 
 
 def _request_json(stamp: Stamp, e: Ended) -> str:

@@ -4,6 +4,7 @@ Pure. Everything else passes with its name, case, order and repeats.
 """
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 from ollama_wrap.call import Call, Header, Mode
 from ollama_wrap.reply import Origin
@@ -91,34 +92,32 @@ def framing(call: Call, size: int | None) -> bytes:
 
 def reply(
     status: int, fields: Iterable[Header], *, bare: bool, local: bool
-) -> tuple[list[Header], Framing]:
-    """The fields of a node's reply that go to the client, and how its body is framed."""
+) -> tuple[list[Header], Framing, bool]:
+    """The fields of a node's reply that go to the client, and how its body is framed.
+
+    True: our own Ollama ends its connection with it, which it would do to the client.
+    """
     kept: list[Header] = []
     framing = Framing.CLOSE
-    named: frozenset[bytes] = frozenset()
+    connection = b""
     for field in fields:
         name = field[0].lower()
         if name in _HOP:
             if name == b"transfer-encoding":
                 framing = Framing.CHUNKED
             elif name == b"connection":
-                named |= _tokens(field[1])
+                connection = field[1].lower()
             continue
         if name == b"content-length":
             framing = Framing.LENGTH
         elif not local and name.startswith(_NOT_FROM_ELSEWHERE):
             continue
         kept.append(field)
-    if named:
+    if connection and (named := _tokens(connection)):
         kept = [field for field in kept if field[0].lower() not in named]
-    return kept, Framing.NONE if bare or status in {204, 304} else framing
-
-
-def closes(fields: Iterable[Header]) -> bool:
-    """Whether a reply says that its connection ends, which is then the client's too."""
-    return any(
-        name.lower() == b"connection" and b"close" in value.lower() for name, value in fields
-    )
+    if bare or status in {204, 304}:
+        framing = Framing.NONE
+    return kept, framing, local and b"close" in connection
 
 
 def prefixed(fields: list[Header], prefix: bytes) -> list[Header]:
@@ -131,16 +130,23 @@ def prefixed(fields: list[Header], prefix: bytes) -> list[Header]:
     ]
 
 
+@lru_cache(maxsize=1024)
+def _usual(mode: Mode, node: str | None, reason: str | None) -> tuple[Header, ...]:
+    distributed = mode is Mode.DISTRIBUTED
+    fields = [
+        (b"X-Ollama-Distributed", b"true" if distributed else b"false"),
+        (b"X-Ollama-Mode", mode.value.encode()),
+    ]
+    if node is not None:
+        fields.append((b"X-Ollama-Node", node.encode()))
+    if reason is not None and distributed:
+        fields.append((b"X-Ollama-Route-Reason", reason.encode()))
+    return tuple(fields)
+
+
 def ours(call: Call, origin: Origin, standalone: str | None) -> list[Header]:
     """What we say about an answer."""
-    fields: list[Header] = [
-        (b"X-Ollama-Distributed", b"true" if call.mode is Mode.DISTRIBUTED else b"false"),
-        (b"X-Ollama-Mode", call.mode.value.encode()),
-    ]
-    if origin.node is not None:
-        fields.append((b"X-Ollama-Node", origin.node.encode()))
-    if origin.reason is not None and call.mode is Mode.DISTRIBUTED:
-        fields.append((b"X-Ollama-Route-Reason", origin.reason.encode()))
+    fields = list(_usual(call.mode, origin.node, origin.reason))
     if origin.fallback is not None:
         fields.append((b"X-Ollama-Fallback", b"true"))
         fields.append((b"X-Ollama-Fallback-Reason", origin.fallback.encode()))

@@ -7,6 +7,7 @@ The words are those of X-Ollama-Attempts and X-Ollama-Fallback-Reason.
 import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 from ollama_wrap.call import Header, Kind
 from ollama_wrap.errors import (
@@ -25,6 +26,11 @@ class Repeat(Enum):
     NO = "no"
     FREE = "free"
     COUNTED = "counted"
+
+
+@cache
+def _verdict(blame: Blame, success: bool, suspect: bool) -> Verdict:  # noqa: FBT001  cached by place
+    return Verdict(blame, success=success, suspect=suspect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +52,7 @@ class Outcome:
     @property
     def verdict(self) -> Verdict:
         """What it says of the node, and of the model there."""
-        good = self.answered and self.blame is Blame.NONE
-        return Verdict(self.blame, success=good, suspect=self.doubt)
+        return _verdict(self.blame, self.answered and self.blame is Blame.NONE, self.doubt)
 
 
 SERVED = Outcome("served", answered=True)

@@ -209,6 +209,11 @@ class Ranked:
         if not trail.attempts:
             raise self._nobody(call, trail)
         served = trail.attempts[-1]
+        if served.outcome is outcome.SERVED and len(trail.attempts) == 1 and served.reply:
+            origin = served.reply.origin
+            origin.reason = served.reason
+            origin.fallback = trail.ranking.passed_over if trail.ranking is not None else None
+            return served.reply
         if served.outcome.repeat is not Repeat.NO or served.reply is None:
             answered = [one for one in trail.attempts if one.reply is not None]
             served = next(
