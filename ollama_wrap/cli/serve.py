@@ -24,12 +24,15 @@ from ollama_wrap.cli.move import move
 from ollama_wrap.cli.neighbour import Kind
 from ollama_wrap.cli.question import ask_local
 from ollama_wrap.config import Listen, Settings
+from ollama_wrap.config.values import is_loopback
 from ollama_wrap.errors import StateError, UpstreamError
 from ollama_wrap.observe import log
 from ollama_wrap.runtime import Runtime
 from ollama_wrap.state.folder import Folder
 from ollama_wrap.wire import inbound
 
+#: where an Ollama moves to unless OLLAMA_LOCAL_ADDR names a port of this machine
+MOVED = 11436
 #: what of the system is raised at start: files that may be open
 FILES = 65_536
 #: seconds of the self test
@@ -45,8 +48,6 @@ def add(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """See `cli.Command`."""
     settings = Settings.load(env_file=options.env_file)
-    if "address" not in settings.local.model_fields_set:
-        settings = ask_local(settings, sys.stdin, sys.stderr)
     log.configure(settings.log.level, settings.log.format)
     for warning in settings.warnings:
         log.get(__name__).warning(warning)
@@ -60,7 +61,10 @@ def run(options: Namespace) -> int:
         return _unavailable([str(taken), *_advice(taken, settings)])
     else:
         server = settings.server.model_copy(update={"listen": bound.listen})
-        return _run(settings.model_copy(update={"server": server}), bound)
+        settings = settings.model_copy(update={"server": server})
+        if "address" not in settings.local.model_fields_set:
+            settings = ask_local(settings, sys.stdin, sys.stderr)
+        return _run(settings, bound)
     finally:
         folder.release()
 
@@ -77,7 +81,8 @@ def _advice(taken: listeners.Taken, settings: Settings) -> list[str]:
     if taken.by.kind is Kind.SIDECAR:
         return ["One sidecar is enough there; a second one needs another OLLAMA_WRAP_LISTEN."]
     local = urlsplit(settings.local.address)
-    target = Listen("127.0.0.1", local.port or 11436)
+    ours = is_loopback(local.hostname or "") and local.port != taken.listen.port
+    target = Listen("127.0.0.1", local.port if ours and local.port else MOVED)
     found = Machine().ollama_at(taken.listen.port)
     return move(found, taken.listen, target, command("serve"))
 

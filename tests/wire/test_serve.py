@@ -206,6 +206,19 @@ async def test_port_of_an_ollama_is_left_to_it_with_the_lines_that_move_it(start
         assert "Traceback" not in wrap.written
 
 
+async def test_ollama_of_this_machine_is_not_moved_to_the_port_of_another_machine(
+    start: Start,
+) -> None:
+    async with (
+        FakeOllama(("tiny",)) as fake,
+        start(
+            OLLAMA_WRAP_LISTEN=f"127.0.0.1:{fake.port}", OLLAMA_LOCAL_ADDR="http://192.0.2.1:11999"
+        ) as wrap,
+    ):
+        assert await wrap.ends() == 69
+        assert "OLLAMA_HOST=127.0.0.1:11436" in wrap.written
+
+
 async def test_port_of_another_sidecar_is_left_to_it(start: Start, tmp_path: Path) -> None:
     async with start() as first:
         await first.starts()
