@@ -100,6 +100,8 @@ class Cluster:
         self.fakes = fakes
         self.port = port
         self.written = io.StringIO()
+        #: requests of the test go to several nodes on purpose
+        self.several = False
 
     @property
     def local(self) -> FakeOllama:
@@ -196,12 +198,14 @@ class Cluster:
         assert (budget.running, budget.kept, budget.retrying) == (0, 0, 0)
         for upstream in self.runtime.fleets.current.upstreams:
             assert (upstream.in_flight, upstream.circuit.trying) == (0, False), upstream
-        once: Counter[tuple[str, bytes]] = Counter()
+        once: Counter[tuple[str, str, bytes]] = Counter()
         for node, fake in self.fakes.items():
             seen = fake.ledger.counts
             ended = seen.generations_finished + seen.generations_cancelled + seen.generations_failed
             assert seen.generations_started == ended, node
-            once.update((one.path, one.body) for one in fake.ledger.entries if one.path in ONCE)
+            where = node if self.several else ""
+            changes = [one for one in fake.ledger.entries if one.path in ONCE]
+            once.update((where, one.path, one.body) for one in changes)
         assert [what for what, count in once.items() if count > 1] == []
 
 

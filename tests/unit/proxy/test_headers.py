@@ -197,9 +197,14 @@ def test_framing_of_a_reply_is_its_node_s(
     assert headers.reply(status, [field], bare=bare, local=True)[1] is framing
 
 
+@pytest.mark.parametrize("local", [True, False])
 @pytest.mark.parametrize("value, wanted", [(b"close", True), (b"Close", True), (b"x", False)])
-def test_end_of_a_connection_is_seen(value: bytes, wanted: bool) -> None:
-    assert headers.closes([(b"CONNECTION", value)]) is wanted
+def test_end_of_our_own_ollama_s_connection_is_the_client_s(
+    value: bytes, wanted: bool, local: bool
+) -> None:
+    fields = [(b"CONNECTION", value)]
+
+    assert headers.reply(200, fields, bare=False, local=local)[2] is (wanted and local)
 
 
 @pytest.mark.parametrize(
