@@ -174,3 +174,9 @@ def test_folders_are_the_platforms() -> None:
     assert config_folder({"HOME": "/h"}, "darwin") == Path(
         "/h/Library/Application Support/ollama_wrap"
     )
+
+
+def test_program_that_is_started_inherits_no_setting_of_ours() -> None:
+    given = {"PATH": "/bin", "NODE_ID": "x", "OLLAMA_WRAP_ANY": "y", "OLLAMA_ADMIN_TOKEN_FILE": "z"}
+
+    assert sources.besides(tuple(rows(Settings)), given) == {"PATH": "/bin"}
