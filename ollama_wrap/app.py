@@ -251,7 +251,7 @@ class _Builder:
             settings.cache,
             self.fleets,
             self.clock,
-            lambda: pipeline.running.all(),  # noqa: PLW0108  it is made in the next line  # noqa: PLW0108  # it is made below
+            lambda: len(pipeline.running),
             self.metrics.cache_holds,
         )
         pipeline = Pipeline(

@@ -6,11 +6,13 @@ It must not know when a kept answer is given (`responders/cached.py`).
 """
 
 import hashlib
+import re
 import secrets
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 
+from cachetools import Cache as Sized
 from cachetools import TTLCache
+from msgspec import Struct
 
 from ollama_wrap.call import Call, Header, Kind, Mode
 from ollama_wrap.clock import Clock
@@ -20,7 +22,6 @@ from ollama_wrap.dialects.body import without
 from ollama_wrap.dialects.shapes import folded, unfolded
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.names import canonical, is_cloud
-from ollama_wrap.proxy.running import Open
 from ollama_wrap.proxy.tap import Tap
 from ollama_wrap.reply import Reply
 
@@ -28,6 +29,7 @@ from ollama_wrap.reply import Reply
 _SHAPE = frozenset({"stream", "stream_options"})
 #: whose answers are given in both shapes
 _BOTH = frozenset({"generate", "chat"})
+_STREAM = re.compile(rb', ?"stream" ?: ?(true|false)|"stream" ?: ?(true|false) ?, ?')
 _KEPT = frozenset({b"content-type", b"cache-control"})
 _LINES: Header = (b"Content-Type", b"application/x-ndjson")
 _OBJECT: Header = (b"Content-Type", b"application/json; charset=utf-8")
@@ -37,8 +39,7 @@ _LOADED = b'"done_reason":"load"'
 _AROUND = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One answer: its headers without framing, whole body, and the monotonic time it came at."""
 
     headers: tuple[Header, ...]
@@ -57,7 +58,7 @@ class Entry:
 
 
 class Cache:
-    """The kept answers. `running` are the open calls: what they collect is counted in.
+    """The kept answers. `running` counts the open calls: what they may collect is counted in.
 
     `holds` is told the number of entries and their bytes when they change.
     """
@@ -67,7 +68,7 @@ class Cache:
         rules: Rules,
         fleets: Fleets,
         clock: Clock,
-        running: Callable[[], tuple[Open, ...]],
+        running: Callable[[], int],
         holds: Callable[[int, int], None],
     ) -> None:
         self._rules = rules
@@ -85,9 +86,7 @@ class Cache:
         rules = self._rules
         if not rules.enabled or not self._answers(call):
             return 0
-        if len(self._running()) * rules.max_entry > rules.max_bytes:
-            return 0
-        return rules.max_entry
+        return rules.max_entry if self._room() >= rules.max_entry else 0
 
     def store(self, call: Call, reply: Reply, tap: Tap, ending: Ending) -> None:
         """An answer has ended with its terminal marker; it is kept if all of it was collected."""
@@ -100,17 +99,13 @@ class Cache:
             return
         headers = tuple(one for one in reply.headers if one[0].lower() in _KEPT)
         entry = Entry(headers, body, self._clock.monotonic())
-        entries = self._entries
-        room = self._rules.max_bytes - _size(entry) - self._collected()
+        entries, room = self._entries, self._room() - _size(entry)
         if room < 0:
             return
-        with entries.timer:  # time stands still, so that none expires in between
-            size = entries.currsize
-            while size > room:
-                entries.popitem()
-                size = entries.currsize
-            entries[self._key(call, self._digest(call, reply.origin.node))] = entry
-            self._holds(len(entries), int(entries.currsize))
+        while _held(entries) > room:
+            entries.popitem()
+        entries[self._key(call, self._digest(call, reply.origin.node))] = entry
+        self._holds(Sized.__len__(entries), _held(entries))
 
     def find(self, call: Call) -> Entry | None:
         """The answer to `call` in the shape that it asks for, if one was kept."""
@@ -131,9 +126,9 @@ class Cache:
         key = canonical(call.model)
         return key is not None and not self._fleets.current.local.inventory.stub(key)
 
-    def _collected(self) -> int:
-        """Bytes that running calls have collected so far."""
-        return sum(min(one.tap.total, one.tap.keep) for one in self._running())
+    def _room(self) -> int:
+        """Bytes for kept answers, beside what the running calls may collect."""
+        return self._rules.max_bytes - self._running() * self._rules.max_entry
 
     def _digest(self, call: Call, node: str | None) -> str | None:
         """The digest of the model at the node that answered."""
@@ -150,16 +145,41 @@ class Cache:
     def _key(self, call: Call, digest: str | None) -> bytes:
         # Where only one shape is given, the other is another answer.
         shape = "both" if call.operation in _BOTH else str(call.stream)
-        words = (call.caller, call.operation, canonical(call.model or ""), digest, shape)
-        hashed = hashlib.blake2b(repr(words).encode(), key=self._secret, digest_size=32)
+        model = canonical(call.model or "")
+        words = f"{call.caller}\0{call.operation}\0{model}\0{digest}\0{shape}\0"
+        hashed = hashlib.blake2b(words.encode(), key=self._secret, digest_size=32)
         body = call.body or b""
-        members = without(body, _SHAPE)
-        if members is None:
-            hashed.update(b"whole %d " % call.stream + body)
-        for member in members or ():
-            hashed.update(b"%d " % len(member))
-            hashed.update(member)
+        plain = _plain(body, stream=call.stream)
+        if plain is None:
+            members = without(body, _SHAPE)
+            plain = b"whole %d " % call.stream + body if members is None else _written(members)
+        hashed.update(plain)
         return hashed.digest()
+
+
+def _written(members: Sequence[bytes | memoryview]) -> bytes:
+    """An object of these keys and values, without white space between them."""
+    pairs = [b"%b:%b" % pair for pair in zip(members[::2], members[1::2], strict=True)]
+    return b"{%b}" % b",".join(pairs)
+
+
+def _held(entries: Sized[bytes, Entry]) -> int:
+    # Asked itself, a TTLCache looks for what has expired each time.
+    return int(Sized.currsize.__get__(entries))
+
+
+def _plain(body: bytes, *, stream: bool) -> bytes | None:
+    """The body without its `stream`, where that is written in the usual way; else None.
+
+    The word must stand in it once at most, and as what our reading took for the value.
+    """
+    times = body.count(b"tream")
+    if times == 0:
+        return body
+    found = _STREAM.search(body) if times == 1 else None
+    if found is None or (found[1] or found[2]) != (b"true" if stream else b"false"):
+        return None
+    return body[: found.start()] + body[found.end() :]
 
 
 def _size(entry: Entry) -> int:

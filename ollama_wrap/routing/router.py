@@ -56,7 +56,8 @@ class Ranking(Struct, frozen=True):
     passed over, a word of X-Ollama-Fallback-Reason. `away`: (node id, wall time of
     its last answer) of nodes known to hold the model that do not answer.
     `holdable`: the call may wait here while all candidates are busy. `known`:
-    somebody is known to hold the model.
+    somebody is known to hold the model. `leads`: the first stays first for calls
+    like this one while it is free, until more than somebody's load changes.
     """
 
     candidates: tuple[Candidate, ...]
@@ -65,6 +66,7 @@ class Ranking(Struct, frozen=True):
     away: tuple[tuple[str, float], ...] = ()
     holdable: bool = False
     known: bool = True
+    leads: bool = False
 
 
 @dataclass(slots=True)
@@ -124,13 +126,15 @@ class Router:
         holdable = len(ordered) > 1 and _holdable(candidates, case.key)
         if not candidates:
             candidates = self._by_digest(case, _last_gasp(case), digest)
+        passed_over = _passed_over(case, candidates)
         return Ranking(
             candidates=tuple(candidates),
             key=case.key,
-            passed_over=_passed_over(case, candidates),
+            passed_over=passed_over,
             away=away(sight, case.key) if sight.blocked or sight.doubted else (),
             holdable=holdable,
             known=sight.known,
+            leads=passed_over is None and _leads(case, candidates),
         )
 
     def _ordered(self, case: _Case) -> tuple[list[Candidate], Upstream | None]:
@@ -224,7 +228,19 @@ def _single(case: _Case) -> Ranking:
         passed_over=_passed_over(case, candidates),
         away=away(case.sight, case.key) if case.sight.doubted else (),
         known=case.sight.known,
+        leads=_leads(case, candidates),
     )
+
+
+def _leads(case: _Case, candidates: list[Candidate]) -> bool:
+    """Whether the first is free, beyond doubt, and alone in its tier."""
+    if case.call.forced is not None or not candidates or candidates[0].busy:
+        return False
+    first = candidates[0].upstream
+    if candidates[0].reason == "busy" or first in case.sight.doubted:
+        return False
+    tier = _tier(first, case.mode)
+    return sum(_tier(one, case.mode) == tier for one in case.sight.live) == 1
 
 
 def _tier(upstream: Upstream, mode: Routing) -> Tier:

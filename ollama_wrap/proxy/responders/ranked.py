@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from ollama_wrap.call import Call, Kind
+from ollama_wrap.call import Call, Kind, Mode
 from ollama_wrap.errors import AttemptsFailed, NoUpstream, Unavailable
 from ollama_wrap.nodes.names import short
 from ollama_wrap.nodes.upstream import Upstream
@@ -21,6 +22,8 @@ from ollama_wrap.routing.router import Ranking, Router
 #: A local Ollama that answered so many seconds ago and refuses now is restarting: it is waited
 #: for so long (systemd starts stock again after 3 s), and asked again so often.
 _LATELY, _RETURN, _AGAIN = 30.0, 5.0, 0.1
+#: Models, as clients spell them, whose first choice is remembered.
+_LEADS = 1024
 _NOT_THERE = frozenset({outcome.CONNECT, outcome.TIMEOUT, outcome.NODE_DOWN})
 
 
@@ -74,6 +77,9 @@ class Ranked:
         self._budget = budget
         self._fallback_on = fallback_on
         self._retried = retried
+        #: rankings of the first choice alone, by model and side, good until something changes
+        self._leads: dict[tuple[str | None, str | None], Ranking] = {}
+        wire.fleets.changed.subscribe(self._leads.clear)
 
     def rank(self, call: Call) -> Ranking:
         """The order in which nodes would be asked now."""
@@ -98,7 +104,7 @@ class Ranked:
         if trail.attempts and not self._fallback_on():
             return None
         ranking, candidate = await self._admission.place(
-            call, lambda: self._ranked(call), trail.tried
+            call, partial(self._ranked, call, first=not trail.attempts), trail.tried
         )
         trail.ranking = trail.ranking or ranking
         if log.debugging():
@@ -115,14 +121,32 @@ class Ranked:
         trail.attempts.append(attempt)
         return attempt
 
-    def _ranked(self, call: Call) -> Ranking:
+    def _ranked(self, call: Call, *, first: bool = False) -> Ranking:
+        if first and (lead := self._lead(call)) is not None:
+            return lead
         ranking = self.rank(call)
+        if ranking.leads and first:
+            self._follow(call, ranking)
         if ranking.passed_over is None or self._fallback_on():
             return ranking
         # Without fallback the preferred side is asked even if it is known to be down.
         preferred = self._preferred(ranking)
         reason = "local" if preferred.node.local else "policy"
         return Ranking((Candidate(preferred, reason, 0.0),), ranking.key, away=ranking.away)
+
+    def _lead(self, call: Call) -> Ranking | None:
+        """Who came first a moment ago and still does, if only load has changed since."""
+        lead = self._leads.get((call.model, call.side))
+        if lead is None or call.mode is not Mode.DISTRIBUTED or call.hop or call.forced:
+            return None
+        upstream, now = lead.candidates[0].upstream, self._wire.clock.monotonic()
+        taken = upstream.busy(lead.key, now) or upstream.cooling(lead.key, now)
+        return None if taken or self._admission.queued(lead.key) else lead
+
+    def _follow(self, call: Call, ranking: Ranking) -> None:
+        if len(self._leads) >= _LEADS:
+            self._leads.clear()
+        self._leads[call.model, call.side] = Ranking(ranking.candidates[:1], ranking.key)
 
     def _preferred(self, ranking: Ranking) -> Upstream:
         """The first of the side that was passed over."""

@@ -24,7 +24,7 @@ class Bench:
         self.fallback = True
         self.told: list[str] = []
         fleets = Fleets(fleet(upstream("local"), upstream("r1=h1")))
-        self.cache = Cache(Rules(), fleets, self.clock, tuple, lambda *_: None)
+        self.cache = Cache(Rules(), fleets, self.clock, lambda: 0, lambda *_: None)
         self.cached = Cached(
             self.cache,
             self.clock,
