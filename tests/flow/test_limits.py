@@ -1,0 +1,112 @@
+"""Limits of time and of retries, and what flow control holds back."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from ollama_wrap.nodes.health import NodeState
+from tests.fakes.cluster import cluster, host
+from tests.fakes.raw_http import request_bytes
+from tests.flow.rows import ALONE, PAIR, told
+
+
+async def test_limit_that_an_operator_set_moves_a_call_on() -> None:
+    async with cluster(PAIR, upstream={"first_byte": 0.2}) as one:
+        one["r1"].on(route="/api/chat", prompt_delay=9.0)
+
+        reply = await one.chat("big")
+
+        assert told(reply) == (200, "r2", "timeout", "r1:timeout, r2:served")
+        assert one.state("r1") is NodeState.UP
+        seen = one["r1"].ledger
+        await one.until(lambda: seen.counts.generations_cancelled == 1)
+
+
+async def test_limit_that_an_operator_set_holds_where_nobody_else_is_left() -> None:
+    async with cluster(ALONE, upstream={"first_byte": 0.2}) as one:
+        one["r1"].on(route="/api/chat", prompt_delay=9.0)
+
+        reply = await one.chat("big")
+
+        assert (reply.status, reply.header("retry-after")) == (504, None)
+
+
+async def test_slow_show_is_asked_of_another_holder() -> None:
+    async with cluster(PAIR, upstream={"first_byte_show": 0.2}) as one:
+        one["r1"].on(route="/api/show", delay=9.0)
+
+        reply = await one.post("/api/show", model="big")
+
+        assert told(reply) == (200, "r2", "timeout", "r1:timeout, r2:served")
+
+
+async def test_slow_show_is_waited_for_where_there_is_no_other_holder() -> None:
+    """No limit of ours ends a request that has nowhere else to go."""
+    async with cluster(ALONE, upstream={"first_byte_show": 0.2}) as one:
+        one["r1"].on(route="/api/show", delay=0.6)
+
+        assert told(await one.post("/api/show", model="big")) == (200, "r1", None, None)
+
+
+NO_RETRIES = {"least": 0, "share": 0.0}
+
+
+async def test_retry_that_the_budget_holds_back_is_free_where_the_node_has_gone() -> None:
+    async with cluster(PAIR, retry=NO_RETRIES) as one:
+        one["r1"].on(route="/api/chat", prompt_delay=9.0)
+        waiting = asyncio.ensure_future(one.chat("big"))
+        await one.until(lambda: one.asked("/api/chat") == {"r1": 1})
+
+        one["r1"].die()
+
+        assert told(await waiting) == (200, "r2", "reset", "r1:reset, r2:served")
+
+
+async def test_retry_that_the_budget_holds_back_is_not_made_where_the_node_lives() -> None:
+    async with cluster(PAIR, retry=NO_RETRIES) as one:
+        one["r1"].on(route="/api/chat", cut_after=0)
+
+        reply = await one.chat("big")
+
+        assert reply.status == 503
+        assert reply.header("x-ollama-fallback-reason") == "no-nodes"
+        assert one.asked("/api/chat") == {"r1": 1}
+
+
+async def test_free_attempt_costs_no_budget() -> None:
+    async with cluster(PAIR, retry=NO_RETRIES | {"attempts": 1}) as one:
+        one["r1"].die()
+
+        assert told(await one.chat("big")) == (200, "r2", "connect", "r1:connect, r2:served")
+
+
+@pytest.mark.parametrize("mode", [{}, {"distributed": False}])
+async def test_answer_waits_for_a_client_that_reads_slowly_and_arrives_whole(
+    mode: dict[str, Any],
+) -> None:
+    line = b'{"message":{"content":"%s"},"done":false}\n' % (b"x" * 950)
+    text = line * 16_000 + b'{"done":true}\n'
+    settings: dict[str, Any] = {"routing": {"mode": "remote-first"}, **mode}
+    async with cluster({"local": host("big"), "r1": host("big")}, **settings) as one:
+        for fake in one.fakes.values():
+            fake.on(
+                route="/api/chat",
+                status=200,
+                body=text.decode(),
+                content_type="application/x-ndjson",
+            )
+        body = json.dumps({"model": "big", "messages": []}).encode()
+        async with one.open(request_bytes("POST", "/api/chat", body)) as talk:
+            running = one.runtime.pipeline.running
+            talk.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await one.until(lambda: sum(open_.tap.total for open_ in running.all()) > 0)
+            await asyncio.sleep(0.3)
+            (passed,) = (open_.tap.total for open_ in running.all())
+            talk.writer.transport.resume_reading()  # type: ignore[attr-defined]
+
+            reply = await talk.reply()
+
+        assert passed < len(text)
+        assert (reply.clean_end, reply.body == text) == (True, True)
