@@ -1,7 +1,7 @@
 """The log: one stream and one format, for us, the standard library's loggers and uvicorn.
 
 Owns where lines go and when: they gather in memory and go out together after
-100 ms or at 64 KiB, so that no request pays a system call for its line;
+100 ms or at 32 KiB, so that no request pays a system call for its line;
 warnings and errors go out at once. A stream that fails is nobody's problem
 but the reader's. How a line is written is in `lines.py`.
 """
@@ -30,7 +30,9 @@ LOUDEST_FIRST = ("error", "warning", "info")
 #: their request lines would double ours, or carry what clients sent
 QUIET = ("uvicorn.access", "httpx2", "httpcore2", "httpx", "httpcore")
 FLUSH_AFTER = 0.1
-FLUSH_AT = 64 * 1024
+FLUSH_AT = 32 * 1024
+#: about the size of a request's line
+REQUEST = 256
 
 
 class Output:
@@ -41,7 +43,8 @@ class Output:
         self.format = lines.FORMATS["logfmt"]
         self._clock = clock
         self._stream = stream
-        self._lines: list[str] = []
+        #: lines, and requests with the wall time of their end, whose lines are not written yet
+        self._lines: list[str | tuple[float, Ended]] = []
         self._size = 0
         # Other threads log too, and a finalizer may while a line is being added.
         self._lock = threading.RLock()
@@ -56,7 +59,7 @@ class Output:
     def request(self, ended: Ended) -> None:
         """The one line of a request that ended."""
         if LEVELS[ended.level] >= self.level:
-            self._add(self.format.request(self._stamp(), ended))
+            self._add((self._clock.now(), ended), REQUEST)
 
     def event(self, level: str, event: str, fields: MutableMapping[str, Any]) -> None:
         """Any other line; an exception under `exc_info` becomes fields."""
@@ -65,7 +68,8 @@ class Output:
             error = sys.exception()
         if isinstance(error, BaseException):
             fields.update(lines.failure(error))
-        self._add(self.format.event(self._stamp(), level, event, fields))
+        line = self.format.event(self._stamp(self._clock.now()), level, event, fields)
+        self._add(line, len(line))
         if LEVELS[level] >= LEVELS["warning"]:
             self.flush()
 
@@ -77,13 +81,19 @@ class Output:
             if gathered:
                 # Nobody is left to be told, and no request may fail for want of its line.
                 with contextlib.suppress(OSError, ValueError, AttributeError):
-                    self.stream.write("".join(gathered))
+                    self.stream.write("".join(map(self._written, gathered)))
                     self.stream.flush()
 
-    def _add(self, line: str) -> None:
+    def _written(self, line: str | tuple[float, Ended]) -> str:
+        # Together they cost less than each at its time: what they need stays at hand.
+        if isinstance(line, str):
+            return line
+        return self.format.request(self._stamp(line[0]), line[1])
+
+    def _add(self, line: str | tuple[float, Ended], size: int) -> None:
         with self._lock:
             self._lines.append(line)
-            self._size += len(line)
+            self._size += size
             if self._size >= FLUSH_AT or not self._will_flush():
                 self.flush()
 
@@ -101,8 +111,7 @@ class Output:
             loop.call_later(FLUSH_AFTER, self.flush)
         return True
 
-    def _stamp(self) -> Stamp:
-        now = self._clock.now()
+    def _stamp(self, now: float) -> Stamp:
         second = int(now)
         if second != self._second:
             moment = datetime.fromtimestamp(second, UTC)

@@ -76,6 +76,10 @@ TABLE = (
 )  # fmt: skip
 
 
+#: requests that are counted at a time
+TOGETHER = 64
+
+
 @dataclass(slots=True)
 class Histogram:
     """Counts of values up to each bound, and their sum."""
@@ -131,6 +135,8 @@ class Metrics(Collector):
         self._per_token = self._histograms["time_per_output_token_seconds"]
         self._latency = self._histograms["e2e_request_latency_seconds"]
         self._failed = 0
+        #: requests that ended and are not counted yet: together that costs less
+        self._endings: list[tuple[Ended, Kind]] = []
         self._duration = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
@@ -138,6 +144,16 @@ class Metrics(Collector):
 
     def ended(self, e: Ended, kind: Kind) -> None:
         """Count a request that ended."""
+        self._endings.append((e, kind))
+        if len(self._endings) >= TOGETHER:
+            self._settle()
+
+    def _settle(self) -> None:
+        endings, self._endings = self._endings, []
+        for e, kind in endings:
+            self._ended(e, kind)
+
+    def _ended(self, e: Ended, kind: Kind) -> None:
         model = self._labels.get(e.model or "")
         if model is None:
             model = self._label(e.model or "")
@@ -180,6 +196,7 @@ class Metrics(Collector):
         self._numbers["cache_bytes"] = size
 
     def totals(self) -> Totals:
+        self._settle()
         ended = sum(self._requests.values())
         return Totals(
             ended=ended,
@@ -210,6 +227,7 @@ class Metrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
+        self._settle()
         for row in TABLE:
             yield _family(row, self._samples(row.name))
 

@@ -37,6 +37,8 @@ _OBJECT: Header = (b"Content-Type", b"application/json; charset=utf-8")
 _LOADED = b'"done_reason":"load"'
 #: bytes that an entry takes beside its body: objects, headers, key
 _AROUND = 1024
+#: answers that are put away at a time, and bytes of a request that does not wait for it
+_TOGETHER, _LONG = 32, 64 * 1024
 
 
 class Entry(Struct, frozen=True):
@@ -77,6 +79,8 @@ class Cache:
         self._running = running
         self._holds = holds
         self._secret = secrets.token_bytes(32)
+        #: calls, the nodes that answered, and the answers, not put away yet
+        self._fresh: list[tuple[Call, str | None, Entry]] = []
         self._entries: TTLCache[bytes, Entry] = TTLCache(
             rules.max_bytes, rules.ttl, timer=clock.monotonic, getsizeof=_size
         )
@@ -99,21 +103,33 @@ class Cache:
             return
         headers = tuple(one for one in reply.headers if one[0].lower() in _KEPT)
         entry = Entry(headers, body, self._clock.monotonic())
-        entries, room = self._entries, self._room() - _size(entry)
-        if room < 0:
-            return
-        while _held(entries) > room:
-            entries.popitem()
-        entries[self._key(call, self._digest(call, reply.origin.node))] = entry
-        self._holds(Sized.__len__(entries), _held(entries))
+        self._fresh.append((call, reply.origin.node, entry))
+        if len(self._fresh) >= _TOGETHER or len(call.body or b"") > _LONG:
+            self.settle()
+
+    def settle(self) -> None:
+        """Put away the answers that came lately: together that costs less."""
+        fresh, self._fresh = self._fresh, []
+        entries = self._entries
+        for call, node, entry in fresh:
+            room = self._room() - _size(entry)
+            if room < 0:
+                continue
+            while _held(entries) > room:
+                entries.popitem()
+            entries[self._key(call, self._digest(call, node))] = entry
+        if fresh:
+            self._holds(Sized.__len__(entries), _held(entries))
 
     def find(self, call: Call) -> Entry | None:
         """The answer to `call` in the shape that it asks for, if one was kept."""
         if not self._rules.enabled or not self._answers(call):
             return None
+        self.settle()
+        oldest = self._clock.monotonic() - self._rules.ttl
         for digest in self._digests(call):
             entry = self._entries.get(self._key(call, digest))
-            if entry is not None:
+            if entry is not None and entry.at >= oldest:
                 return _shaped(call, entry)
         return None
 
@@ -159,7 +175,7 @@ class Cache:
 
 def _written(members: Sequence[bytes | memoryview]) -> bytes:
     """An object of these keys and values, without white space between them."""
-    pairs = [b"%b:%b" % pair for pair in zip(members[::2], members[1::2], strict=True)]
+    pairs = [b":".join(pair) for pair in zip(members[::2], members[1::2], strict=True)]
     return b"{%b}" % b",".join(pairs)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ollama_wrap.observe import log
 from ollama_wrap.observe.lines import FORMATS
-from ollama_wrap.observe.log import FLUSH_AT, Output
+from ollama_wrap.observe.log import FLUSH_AT, REQUEST, Output
 from tests.fakes.clock import FakeClock
 from tests.unit.observe.samples import ended
 
@@ -102,9 +102,16 @@ async def test_warnings_go_out_at_once_with_what_came_before(
 async def test_full_buffer_goes_out(output: Output, stream: Stream) -> None:
     path = "/" + "x" * 390
     while not stream.writes:
-        output.request(ended(path=path))
+        output.event("info", path, {})
 
     assert FLUSH_AT <= len(stream.getvalue()) < FLUSH_AT + 2048
+
+
+async def test_many_requests_go_out_before_their_time(output: Output, stream: Stream) -> None:
+    for _ in range(FLUSH_AT // REQUEST):
+        output.request(ended())
+
+    assert stream.writes
 
 
 def test_without_a_loop_lines_go_out_at_once(output: Output, stream: Stream) -> None:

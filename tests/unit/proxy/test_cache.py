@@ -286,6 +286,7 @@ def test_keys_do_not_show_what_was_asked(kitchen: Kitchen) -> None:
     twin = Kitchen()
     for one in (kitchen, twin):
         one.store(chat())
+        one.cache.settle()
 
     (mine,), (theirs,) = (list(one.cache._entries) for one in (kitchen, twin))
 
@@ -295,6 +296,7 @@ def test_keys_do_not_show_what_was_asked(kitchen: Kitchen) -> None:
 def test_answer_that_has_no_room_beside_what_is_collected_drives_nothing_out() -> None:
     kitchen = Kitchen(max_bytes="10000B", max_entry="5000B")
     kitchen.store(chat(b'{"n":1}'), b"x" * 3000)
+    kitchen.cache.settle()
     kitchen.running = 2
 
     kitchen.store(chat(b'{"n":2}'), b"x" * 3000)
