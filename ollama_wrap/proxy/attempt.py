@@ -384,6 +384,7 @@ class Attempt:
             upstream.saturated(now)
         if end is outcome.NO_ROUTE:
             upstream.lacking.add(self.call.operation)
+            upstream.changed.fire()
         if end.doubt:
             self._wire.suspect(upstream.node.id)
         if end.absent or end is outcome.DRAINED:

@@ -234,11 +234,13 @@ def _single(case: _Case) -> Ranking:
 
 def _leads(case: _Case, candidates: list[Candidate]) -> bool:
     """Whether the first is free, beyond doubt, and alone in its tier."""
-    if case.call.forced is not None or not candidates or candidates[0].busy:
+    if case.call.forced is not None or not candidates:
         return False
-    first = candidates[0].upstream
-    if candidates[0].reason == "busy" or first in case.sight.doubted:
+    first, best = candidates[0].upstream, candidates[0]
+    if best.busy or best.conflict or best.reason == "busy" or first in case.sight.doubted:
         return False
+    if "circuit-open" in case.sight.blocked.values():
+        return False  # that ends with time, and nothing tells of it
     tier = _tier(first, case.mode)
     return sum(_tier(one, case.mode) == tier for one in case.sight.live) == 1
 

@@ -276,6 +276,22 @@ async def test_route_that_an_old_node_lacks_is_asked_of_a_newer_one() -> None:
         assert told(await one.chat("big")) == (200, "r1", None, None)
 
 
+async def test_route_that_our_own_ollama_lacks_is_asked_elsewhere_for_good() -> None:
+    """Row 17: what it does answer goes on being its own."""
+    async with cluster({"local": host("big"), "r1": host("big")}) as one:
+        page = {"status": 404, "body": "404 page not found", "content_type": "text/plain"}
+        one.local.on(route="/v1/messages", times=0, **page)
+        says = [{"role": "user", "content": "hi"}]
+
+        for _ in range(2):
+            assert told(await one.chat("big"))[1] == "tower"
+            assert (
+                await one.post("/v1/messages", model="big", max_tokens=9, messages=says)
+            ).status == 200
+
+        assert one.asked("/v1/messages") == {"local": 1, "r1": 2}
+
+
 async def test_unknown_path_is_stock_s_own_404() -> None:
     """Row 17."""
     async with cluster(PAIR) as one:

@@ -77,8 +77,8 @@ class Ranked:
         self._budget = budget
         self._fallback_on = fallback_on
         self._retried = retried
-        #: rankings of the first choice alone, by model and side, good until something changes
-        self._leads: dict[tuple[str | None, str | None], Ranking] = {}
+        #: rankings of the first choice alone, by model, side and operation, good until a change
+        self._leads: dict[tuple[str | None, str | None, str], Ranking] = {}
         wire.fleets.changed.subscribe(self._leads.clear)
 
     def rank(self, call: Call) -> Ranking:
@@ -136,7 +136,7 @@ class Ranked:
 
     def _lead(self, call: Call) -> Ranking | None:
         """Who came first a moment ago and still does, if only load has changed since."""
-        lead = self._leads.get((call.model, call.side))
+        lead = self._leads.get((call.model, call.side, call.operation))
         if lead is None or call.mode is not Mode.DISTRIBUTED or call.hop or call.forced:
             return None
         upstream, now = lead.candidates[0].upstream, self._wire.clock.monotonic()
@@ -146,7 +146,9 @@ class Ranked:
     def _follow(self, call: Call, ranking: Ranking) -> None:
         if len(self._leads) >= _LEADS:
             self._leads.clear()
-        self._leads[call.model, call.side] = Ranking(ranking.candidates[:1], ranking.key)
+        self._leads[call.model, call.side, call.operation] = Ranking(
+            ranking.candidates[:1], ranking.key
+        )
 
     def _preferred(self, ranking: Ranking) -> Upstream:
         """The first of the side that was passed over."""
