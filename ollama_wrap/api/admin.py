@@ -15,7 +15,7 @@ from ollama_wrap.observe import log
 async def mode(parts: Parts, asked: Asked) -> Answer:
     """`mode` in the answer is the one that holds now, which need not be the one asked for."""
     word = asked.only("mode")
-    if word not in tuple(Mode):
+    if not isinstance(word, str) or word not in tuple(Mode):
         modes = [one.value for one in Mode]
         raise BadCall(f"mode is one of {modes}", code="INVALID_MODE", details={"modes": modes})
     previous = parts.fleets.current.mode

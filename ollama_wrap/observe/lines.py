@@ -67,27 +67,25 @@ def _attempts(ended: Ended) -> str:
     return ",".join([f"{node}:{outcome}" for node, outcome in ended.attempts])
 
 
+#: parts of a sort that a request may lack: name and bound
+_GIVEN = (("model", MODEL), ("node", WORD), ("reason", WORD), ("fallback", WORD))
+_Sort = tuple[str, str, str, str | None, str | None, str | None, str | None]
+
+
+def _sort(e: Ended) -> _Sort:
+    """What requests of one sort have in common."""
+    return e.method, e.path, e.operation, e.model, e.node, e.reason, e.fallback
+
+
 @lru_cache(maxsize=1024)
-def _which(  # noqa: PLR0913, PLR0917  what requests have in common
-    method: str,
-    path: str,
-    operation: str,
-    model: str | None,
-    node: str | None,
-    reason: str | None,
-    fallback: str | None,
-) -> tuple[str, str]:
-    """Method and path, and the pairs that come again with every request of a sort."""
+def _which(sort: _Sort) -> tuple[str, str, str]:
+    """Method, path, and the pairs that come again with every request of a sort."""
+    method, path, operation, *given = sort
     pairs = f" operation={word(operation, WORD)}"
-    if model is not None:
-        pairs += f" model={word(model, MODEL)}"
-    if node is not None:
-        pairs += f" node={word(node, WORD)}"
-    if reason is not None:
-        pairs += f" reason={word(reason, WORD)}"
-    if fallback is not None:
-        pairs += f" fallback={word(fallback, WORD)}"
-    return f"{word(method, METHOD)}\0{word(path, PATH)}", pairs
+    for (name, limit), text in zip(_GIVEN, given, strict=True):
+        if text is not None:
+            pairs += f" {name}={word(text, limit)}"
+    return word(method, METHOD), word(path, PATH), pairs
 
 
 def _pairs(e: Ended) -> str:
@@ -102,18 +100,17 @@ def _pairs(e: Ended) -> str:
 
 
 def _request_logfmt(stamp: Stamp, e: Ended) -> str:
-    what, pairs = _which(e.method, e.path, e.operation, e.model, e.node, e.reason, e.fallback)
-    what = what.replace("\0", " path=")
+    method, path, pairs = _which(_sort(e))
     return (
         f"time={stamp.iso} level={e.level} event=request id={word(e.id, ID)}"
-        f" method={what}{pairs}{_pairs(e)}\n"
+        f" method={method} path={path}{pairs}{_pairs(e)}\n"
     )
 
 
 def _request_console(stamp: Stamp, e: Ended) -> str:
-    what, pairs = _which(e.method, e.path, e.operation, e.model, e.node, e.reason, e.fallback)
-    what = what.replace("\0", " ")
-    return f"{stamp.local} {e.level:<7} {what}{pairs}{_pairs(e)} id={word(e.id, ID)}\n"
+    method, path, pairs = _which(_sort(e))
+    what = f"{method} {path}{pairs}{_pairs(e)}"
+    return f"{stamp.local} {e.level:<7} {what} id={word(e.id, ID)}\n"
 
 
 def _request_json(stamp: Stamp, e: Ended) -> str:

@@ -15,7 +15,7 @@ from ollama_wrap.testing.native import begun, whole
 from ollama_wrap.testing.openai import Speech, Value, speech_for, stamp
 from ollama_wrap.testing.reply import PLAIN_JSON, SSE, Reply, json_reply
 from ollama_wrap.testing.request import Request
-from ollama_wrap.testing.speech import PROMPT_TOKENS, EngineError, Said
+from ollama_wrap.testing.speech import PROMPT_TOKENS, RunFailed, Said
 
 MESSAGES: Fields = {
     "model": "string",
@@ -136,7 +136,7 @@ async def _message_events(
                 end = {"delta": {"stop_reason": _stop(said)}, "usage": _counted(said)}
                 yield _event("message_delta", {"type": "message_delta", **end})
                 yield _event("message_stop", {"type": "message_stop"})
-        except EngineError:
+        except RunFailed:
             # After the first event stock just stops.
             if first:
                 raise
@@ -171,7 +171,7 @@ class _Response:
             first = await anext(speech, None)
             for event in self._opening():
                 yield event
-            with suppress(EngineError):
+            with suppress(RunFailed):
                 said = first
                 while isinstance(said, str):
                     yield self._part("response.output_text.delta", delta=said, logprobs=[])

@@ -97,7 +97,7 @@ async def show(daemon: Daemon, request: Request) -> Reply:
         "template": found.template,
         **({"system": found.system} if found.system else {}),
         "details": details(found),
-        "model_info": _model_info(found),
+        "model_info": _gguf_facts(found),
         "tensors": _tensors(found),
         "capabilities": found.capabilities,
         "modified_at": go_time(found.modified),
@@ -173,7 +173,7 @@ def _modelfile(model: Model) -> str:
     )
 
 
-def _model_info(model: Model) -> dict[str, object]:
+def _gguf_facts(model: Model) -> dict[str, object]:
     family = model.family
     return {
         "general.architecture": family,

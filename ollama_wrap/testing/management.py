@@ -19,7 +19,7 @@ from ollama_wrap.testing.names import BadNameError, Name, parse
 from ollama_wrap.testing.native import begun
 from ollama_wrap.testing.reply import NDJSON, PLAIN_JSON, Reply, json_reply
 from ollama_wrap.testing.request import Request
-from ollama_wrap.testing.speech import EngineError
+from ollama_wrap.testing.speech import RunFailed
 from ollama_wrap.testing.store import Model, hexed, made
 
 TARGET: Fields = {"model": "string", "name": "string", "stream": "bool", "insecure": "bool"}
@@ -160,7 +160,7 @@ async def _progress(body: Mapping[str, object], lines: Lines) -> Reply:
         async with aclosing(lines):
             async for line in lines:
                 last = line
-    except EngineError as error:
+    except RunFailed as error:
         return json_reply({"error": error.text}, error.status, PLAIN_JSON)
     return json_reply(last, kind=PLAIN_JSON)
 
@@ -172,7 +172,7 @@ async def _encoded(lines: Lines) -> AsyncGenerator[bytes, None]:
             async for line in lines:
                 first = False
                 yield encode(line) + b"\n"
-        except EngineError as error:
+        except RunFailed as error:
             if first:
                 raise
             yield encode({"error": error.text}) + b"\n"
@@ -184,7 +184,7 @@ async def _pulling(daemon: Daemon, name: Name, pace: float) -> Lines:
     found = daemon.store.find(name)
     offered = {parse(text).key for text in daemon.options.registry if text != "*"}
     if found is None and "*" not in daemon.options.registry and name.key not in offered:
-        raise EngineError(500, _NO_MANIFEST)
+        raise RunFailed(500, _NO_MANIFEST)
     model = found or made(name.short, datetime.now(UTC))
     async with aclosing(_layer("pulling", model, pace)) as lines:
         async for line in lines:
@@ -202,7 +202,7 @@ async def _pushing(daemon: Daemon, name: Name, pace: float) -> Lines:
         yield {"status": "couldn't retrieve manifest"}
         file = f"{name.host}/{name.namespace}/{name.model}/{name.tag}"
         text = f"open {MODELS_FOLDER}/manifests/{file}: no such file or directory"
-        raise EngineError(500, text)
+        raise RunFailed(500, text)
     async with aclosing(_layer("pushing", model, pace)) as lines:
         async for line in lines:
             yield line
@@ -232,7 +232,7 @@ async def _creating(daemon: Daemon, name: Name, body: Mapping[str, object], pace
         yield {"status": "parsing GGUF"}
         base = _imported(daemon, [str(digest) for digest in files.values()])
     else:
-        raise EngineError(400, "neither 'from' or 'files' was specified")
+        raise RunFailed(400, "neither 'from' or 'files' was specified")
     model = _changed(base, name, body)
     yield {"status": f"using existing layer sha256:{model.weights}"}
     known = base.template == model.template and bool(origin)
@@ -250,7 +250,7 @@ def _imported(daemon: Daemon, digests: list[str]) -> Model:
         if digest not in daemon.store.blobs:
             file = digest.replace(":", "-")
             text = f"open {MODELS_FOLDER}/blobs/{file}: no such file or directory"
-            raise EngineError(500, text)
+            raise RunFailed(500, text)
     weights = digests[0].partition(":")[2]
     size = daemon.store.blobs[digests[0]]
     return replace(made("imported", datetime.now(UTC)), weights=weights, size=size)

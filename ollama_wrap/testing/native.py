@@ -13,7 +13,7 @@ from ollama_wrap.testing.gojson import encode
 from ollama_wrap.testing.reply import NDJSON, Reply, json_reply
 from ollama_wrap.testing.request import Request
 from ollama_wrap.testing.sched import Wish
-from ollama_wrap.testing.speech import PROMPT_TOKENS, EngineError, Said, tokens_of
+from ollama_wrap.testing.speech import PROMPT_TOKENS, RunFailed, Said, tokens_of
 from ollama_wrap.testing.store import Model
 
 _COMMON = {"model": "string", "stream": "bool", "options": "map[string]interface {}"}
@@ -119,7 +119,7 @@ async def embedded(daemon: Daemon, request: Request, wish: Wish) -> int:
         try:
             async for said in speech:
                 load = said.load if isinstance(said, Said) else load
-        except EngineError as error:
+        except RunFailed as error:
             raise Refused(error.status, error.text) from None
     return load
 
@@ -193,7 +193,7 @@ async def _lines(
                     yield encode({**item(said), "done": False}) + b"\n"
                 else:
                     yield encode({**item(""), **_last(said, context)}) + b"\n"
-        except EngineError as error:
+        except RunFailed as error:
             if first:
                 raise
             yield encode({"error": error.text}) + b"\n"
@@ -203,7 +203,7 @@ async def begun(pieces: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, No
     """Wait for the first piece, for status and headers go with it. Raises Refused."""
     try:
         first = await anext(pieces, b"")
-    except EngineError as error:
+    except RunFailed as error:
         raise Refused(error.status, error.text, flushed=True) from None
 
     async def rest() -> AsyncGenerator[bytes, None]:
@@ -225,7 +225,7 @@ async def whole(speech: AsyncGenerator[str | Said, None]) -> Said:
                 if isinstance(said, Said):
                     return said
                 text, count = text + said, count + 1
-        except EngineError as error:
+        except RunFailed as error:
             raise Refused(error.status, error.text) from None
     return Said(text, count, "", 1, 1)
 

@@ -19,7 +19,7 @@ from ollama_wrap.testing.gojson import encode
 from ollama_wrap.testing.native import EMBED_TOKENS, VECTOR, begun, embedded, find_embedding, whole
 from ollama_wrap.testing.reply import NDJSON, PLAIN_JSON, SSE, Reply, json_reply, one
 from ollama_wrap.testing.request import Request
-from ollama_wrap.testing.speech import PROMPT_TOKENS, EngineError, Said
+from ollama_wrap.testing.speech import PROMPT_TOKENS, RunFailed, Said
 
 CHAT: Fields = {"model": "string", "messages": "[]openai.Message", "stream": "bool"}
 COMPLETION: Fields = {"model": "string", "prompt": "string", "stream": "bool"}
@@ -192,7 +192,7 @@ async def _chat_chunks(speech: Speech, form: _Form) -> AsyncGenerator[bytes, Non
                         end += _event({**head, "choices": [], "usage": usage(said)})
                     yield end + b"data: [DONE]\n\n"
                 first = False
-        except EngineError:
+        except RunFailed:
             if first:
                 raise
             role = {} if form.modern else {"role": "assistant"}
@@ -221,7 +221,7 @@ async def _text_chunks(speech: Speech, form: _Form) -> AsyncGenerator[bytes, Non
                     piece += b"data: [DONE]\n\n"
                 yield piece
                 first = False
-        except EngineError:
+        except RunFailed:
             if first:
                 raise
             yield chunk([{"text": "", "index": 0, "finish_reason": None}], "", zero)

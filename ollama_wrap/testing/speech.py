@@ -16,7 +16,7 @@ PROMPT_TOKENS = 7
 """The recorded engine counts every prompt as seven tokens."""
 
 
-class EngineError(Exception):
+class RunFailed(Exception):
     """The engine failed; with the status and the text that stock makes of it."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -49,7 +49,7 @@ class Voice:
     async def speak(
         self, wish: Wish, rule: Rule, most: int | None = None
     ) -> AsyncGenerator[str | Said, None]:
-        """Yield tokens, then Said. Raises Refused (queue, load) and EngineError.
+        """Yield tokens, then Said. Raises Refused (queue, load) and RunFailed.
 
         `most`: the number of tokens the client allowed. Closing the generator cancels.
         """
@@ -73,7 +73,7 @@ class Voice:
                     yield token
                 if rule.die_after is not None and rule.die_after >= count:
                     await self._end()
-            except EngineError:
+            except RunFailed:
                 counts.generations_failed += 1
                 raise
             except (asyncio.CancelledError, GeneratorExit):
@@ -118,7 +118,7 @@ def _fail(rule: Rule, when: str, count: int) -> None:
     if failure is None or failure.when != when:
         return
     if when == "prompt" or count == rule.after_tokens:
-        raise EngineError(failure.status, failure.text)
+        raise RunFailed(failure.status, failure.text)
 
 
 def _nanos(seconds: float) -> int:
