@@ -57,7 +57,8 @@ class AsgiExchange:
         self.client: str = (scope.get("client") or ("",))[0]
         self.listener: str = (scope.get("server") or ("",))[0] or ""
         self.length, self.sized = -1, unsized(self.headers)
-        if b"transfer-encoding" not in self.fields:
+        http1 = scope.get("http_version", "1.1")[:1] == "1"
+        if self.sized is not None or (http1 and b"transfer-encoding" not in self.fields):
             self.length = int(self.fields.get(b"content-length", b"0"))
         self.has_body = self.length != 0 or self.sized is not None
         self.notes: dict[object, object] = {}
@@ -72,6 +73,8 @@ class AsgiExchange:
         self._out: asyncio.Queue[Message | None] = asyncio.Queue()
         self._waiting = 0
         self._ended = False
+        #: read by `whole`, for `read` to give again
+        self._kept = b""
 
     async def run(self, edge: Edge) -> None:
         """Have it answered; returns when the answer is complete."""
@@ -79,7 +82,10 @@ class AsgiExchange:
         reader = tasks.start(self._read(), "asgi reader")
         try:
             await self._write()
+        except OSError:
+            pass  # how a server may say that the client has left
         finally:
+            self._lost()
             await tasks.stop(reader)
 
     # the body
@@ -111,17 +117,15 @@ class AsgiExchange:
             parts.append(part)
             size += len(part)
             if size > limit:
-                self._kept = parts
+                self._kept = b"".join(parts)
                 return None
         return b"".join(parts)
-
-    _kept: list[bytes] = []  # noqa: RUF012  replaced, never changed
 
     async def read(self) -> bytes:
         """See `Exchange.read`."""
         if self._kept:
-            kept, self._kept = self._kept, []
-            return b"".join(kept)
+            kept, self._kept = self._kept, b""
+            return kept
         if self._ended:
             return b""
         if self.over:

@@ -7,7 +7,6 @@ Host that a client sent. It must not know what routes answer.
 
 import asyncio
 import itertools
-import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
@@ -16,6 +15,7 @@ from starlette.routing import Route
 
 from ollama_wrap.api.errors import render_own
 from ollama_wrap.api.guards import Door
+from ollama_wrap.api.plan import sent_id
 from ollama_wrap.api.scopes import Scopes
 from ollama_wrap.api.surface import Asked, Parts, Row, Scope
 from ollama_wrap.call import Call, Header, Mode
@@ -33,7 +33,6 @@ Written = tuple[int, list[Header], bytes]
 #: most bytes of a body, and seconds within which it has to come
 MOST = 64 * 1024
 WITHIN = 10.0
-_SANE_ID = re.compile(rb"[\x21-\x7e]{1,128}\Z")
 
 
 class Own:
@@ -64,9 +63,8 @@ class Own:
         path = bytes(raw).partition(b"?")[0]
         lines: list[Header] = list(scope["headers"])
         fields = {name.lower(): value for name, value in reversed(lines)}
-        sent_id = fields.get(b"x-request-id")
         return Call(
-            id=sent_id.decode() if sent_id and _SANE_ID.match(sent_id) else next(self._ids),
+            id=sent_id(fields) or next(self._ids),
             method=scope["method"],
             target=path,
             path=path.decode("latin-1"),

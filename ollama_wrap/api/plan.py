@@ -6,6 +6,7 @@ the listener; a Plan holds them, with the Call that each such request starts fro
 """
 
 import re
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -90,14 +91,19 @@ class Planner:
         )
 
 
+def sent_id(fields: Mapping[bytes, bytes]) -> str:
+    """The client's own id of a request, "" where there is none that we could repeat."""
+    value = fields.get(b"x-request-id", b"")
+    return value.decode() if _SANE_ID.match(value) else ""
+
+
 def _template(exchange: Exchange, path: str) -> Call:
     fields, target = exchange.fields, exchange.target
     if path.startswith(PREFIX) and (len(path) == len(PREFIX) or path[len(PREFIX)] == "/"):
         path, target = path[len(PREFIX) :] or "/", target[len(PREFIX) :]
         target = target if target[:1] == b"/" else b"/" + target
-    sent_id = fields.get(b"x-request-id")
     return Call(
-        id=sent_id.decode() if sent_id and _SANE_ID.match(sent_id) else "",
+        id=sent_id(fields),
         method=exchange.method,
         target=target,
         path=path,
