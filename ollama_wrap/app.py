@@ -215,6 +215,8 @@ class _Builder:
             node_id=self.settings.server.node_id,
             suspect=self.prober.suspect,
             refresh=lambda node_id: self.prober.refresh(node_id, models=True),
+            warmed=self.prober.warmed,
+            reread=self.prober.reread,
             probe=self.prober.probe,
             secret=self._is_secret,
         )

@@ -7,6 +7,7 @@ Must not know how a node is asked (`watch.py`), nor who is asked by clients.
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from ollama_wrap import tasks
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 #: seconds between two looks at the clocks, and two writes of what was seen where
 LOOK_EVERY = 1.0
 SAVE_EVERY = 5.0
+#: seconds that whoever changed a node's models waits until they are known
+REREAD = 1.0
 #: seconds by which wall time may leave monotonic time at once
 JUMP = 5.0
 
@@ -72,6 +75,18 @@ class Prober:
             watch.hasten()
             if models:
                 watch.reread()
+
+    def warmed(self, node_id: str, key: str) -> None:
+        """A model that was not in memory there answers now."""
+        if (watch := self._watches.get(node_id)) is not None:
+            watch.warmed(key)
+
+    async def reread(self, node_id: str) -> None:
+        """Come back when the node's lists have been read anew, or soon anyway."""
+        if (watch := self._watches.get(node_id)) is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REREAD):
+                    await watch.listed()
 
     def suspect(self, node_id: str) -> None:
         """A call failed there: it is in doubt until it has answered a probe, which begins now."""

@@ -41,6 +41,9 @@ SKEW = 5.0
 #: least seconds between two probes, lists and lookups, however often they are asked for
 LEAST = 0.1
 LEAST_LOOK_UP = 5.0
+#: seconds in which a model that is loaded again and again has the lists read once; most of them
+WARM_AGAIN = 5.0
+KEPT = 256
 
 
 class Flag(StrEnum):
@@ -86,6 +89,10 @@ class Watch:
         self._looking_up = Beat(around.clock, LEAST_LOOK_UP)
         self._loops: list[asyncio.Task[None]] = []
         self._waiting: list[asyncio.Future[None]] = []
+        #: those who wait for a list that begins after they asked
+        self._readers: list[asyncio.Future[None]] = []
+        #: when a model may have the lists read again, monotonic
+        self._warmed: dict[str, float] = {}
         #: why its list could not be read; its probes count as bad until one can
         self._unreadable: str | None = None
         self._found = False
@@ -117,7 +124,7 @@ class Watch:
         """Ask no more."""
         await tasks.stop(*self._loops)
         self._loops = []
-        self._wake(self._waiting)
+        self._wake(self._waiting + self._readers)
         await self._backend.close()
 
     def hasten(self) -> None:
@@ -127,6 +134,16 @@ class Watch:
     def reread(self) -> None:
         """Read its lists now, the stored models among them."""
         self._due.want_models()
+        self._listing.ring()
+
+    def warmed(self, key: str) -> None:
+        """A model was loaded there: read soon what is in memory."""
+        now = self._clock.monotonic()
+        if now < self._warmed.get(key, 0.0):
+            return  # it is never in memory for long
+        if len(self._warmed) >= KEPT:
+            self._warmed.clear()
+        self._warmed[key] = now + WARM_AGAIN
         self._listing.ring()
 
     def doubt(self) -> None:
@@ -147,6 +164,14 @@ class Watch:
             waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
             self._probing.ring()
+            await waiting
+
+    async def listed(self) -> None:
+        """Read its lists now; come back when they are read, or could not be."""
+        if self._loops:
+            waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._readers.append(waiting)
+            self.reread()
             await waiting
 
     async def _repeat(
@@ -231,9 +256,14 @@ class Watch:
     # ---------------------------------------------------------------- what has it?
 
     async def _list(self) -> None:
-        if not self._due.lists(unreadable=self._unreadable is not None):
-            return
-        began = self._clock.monotonic()
+        waiting, self._readers = self._readers, []
+        try:
+            if self._due.lists(unreadable=self._unreadable is not None):
+                await self._list_now(self._clock.monotonic())
+        finally:
+            self._wake(waiting)
+
+    async def _list_now(self, began: float) -> None:
         try:
             await self._read_lists(began)
         except UpstreamError as error:
@@ -251,8 +281,10 @@ class Watch:
             wall = self._clock.now()
             upstream.inventory = upstream.inventory.listed(models, wall)
             self._sightings.saw(upstream.node.id, upstream.inventory.seen, wall)
-        loaded = await backend.loaded(limit)
+        before, loaded = upstream.inventory.loaded, await backend.loaded(limit)
         upstream.inventory = upstream.inventory.running(loaded)
+        if gone := before.keys() - upstream.inventory.loaded.keys():
+            upstream.forgive(gone)
         if upstream.sidecar is not None:
             self._take_version(await backend.version(limit))
 

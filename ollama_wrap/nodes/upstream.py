@@ -10,6 +10,7 @@ one state and written in another.
 import fnmatch
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from random import Random
@@ -319,13 +320,16 @@ class Upstream:
         if verdict.suspect:
             self.health = self._health.traffic_failed(now, wall)
 
-    def forgive(self, key: str | None = None) -> None:
-        """Memory was freed there, or an operator retries: models (None: all) may be tried."""
-        if key is None:
-            self._cooldowns.clear()
-        else:
-            self._cooldowns.pop(key, None)
-        self.changed.fire()
+    def forgive(self, gone: Collection[str]) -> None:
+        """These models left its memory: others, which may have failed for want of it, may try.
+
+        One that crashes leaves memory too, and that is no reason to try it again.
+        """
+        forgiven = [key for key in self._cooldowns if set(gone) - {key}]
+        for key in forgiven:
+            del self._cooldowns[key]
+        if forgiven:
+            self.changed.fire()
 
     def _settle(self) -> None:
         """Work out, once for many rankings, what health and sidecar say together."""

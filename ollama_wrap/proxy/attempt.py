@@ -63,6 +63,10 @@ class Wire:
     #: called with a node id that a call put in doubt, or whose models changed
     suspect: Callable[[str], None]
     refresh: Callable[[str], None]
+    #: called with a node id and the key of a model that was not in memory there and answers
+    warmed: Callable[[str, str], None]
+    #: comes back when what a node has is known anew
+    reread: Callable[[str], Awaitable[None]]
     #: asks a node now, and comes back when its health says what came of it
     probe: Callable[[str], Awaitable[None]]
     #: whether a credential is a token or key of ours
@@ -309,7 +313,12 @@ class Attempt:
     def _begun(self) -> None:
         """Its first byte is here."""
         answer, upstream = self._answer, self.upstream
-        if answer is None or answer.complete or self.call.mode is not Mode.DISTRIBUTED:
+        if answer is None or self.call.mode is not Mode.DISTRIBUTED:
+            return
+        key = self.key if self.call.kind is Kind.INFER and answer.status == 200 else None
+        if key is not None and not upstream.inventory.has_loaded(key):
+            self._wire.warmed(upstream.node.id, key)
+        if answer.complete:
             return
         if self.call.kind is Kind.INFER and not upstream.slots(self.key)[1]:
             now = self._wire.clock.monotonic()

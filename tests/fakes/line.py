@@ -25,6 +25,8 @@ def wire(fleets: Fleets, refreshed: list[str] | None = None) -> Wire:
         node_id="tower",
         suspect=lambda _: None,
         refresh=([] if refreshed is None else refreshed).append,
+        warmed=lambda *_: None,
+        reread=_probe,
         probe=_probe,
         secret=lambda _: False,
     )

@@ -6,6 +6,7 @@ tell which was meant. It must not know how requests are sent.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from ollama_wrap.call import Call, Kind
 from ollama_wrap.errors import CallerError, Forbidden, NoUpstream, Unavailable
@@ -14,6 +15,7 @@ from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy.attempt import Attempt, Wire
 from ollama_wrap.proxy.responders.base import Responder
 from ollama_wrap.proxy.responders.failed import failed
+from ollama_wrap.proxy.responders.settled import Settled
 from ollama_wrap.reply import Reply
 from ollama_wrap.routing.narrow import pool
 
@@ -80,8 +82,26 @@ class Follow:
         await attempt.run(may_move=None)
         if attempt.reply is None:
             raise failed(call, [attempt])
-        attempt.reply.origin.reason = "model-missing" if call.forced is None else "forced"
-        return attempt.reply
+        reply = attempt.reply
+        reply.origin.reason = "model-missing" if call.forced is None else "forced"
+        # Whoever reads of success asks for the model at once.
+        known = partial(self._wire.reread, upstream.node.id)
+        if reply.status == 200 and _lines(reply):
+            reply.body = Settled(attempt, known)
+        elif reply.status == 200:
+            try:
+                await known()
+            except BaseException:
+                attempt.close()
+                raise
+        return reply
+
+
+def _lines(reply: Reply) -> bool:
+    return any(
+        name.lower() == b"content-type" and value.startswith(b"application/x-ndjson")
+        for name, value in reply.headers
+    )
 
 
 def _ambiguous(model: str, holders: list[Upstream]) -> CallerError:

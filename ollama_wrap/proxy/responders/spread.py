@@ -105,7 +105,7 @@ class Spread:
     async def _manage(self, call: Call) -> Reply:
         upstreams = self._targets(call)
         if call.stream:
-            woven = Woven(upstreams, lambda one: self._begin(call, one))
+            woven = Woven(upstreams, lambda one: self._begin(call, one), self._wire.reread)
             return Reply(200, list(_LINES), woven)
         results = await asyncio.gather(*(self._result(call, one) for one in upstreams))
         shape = {one.node.id: result for one, result in zip(upstreams, results, strict=True)}
@@ -144,6 +144,8 @@ class Spread:
             if reply is None:
                 return {"status": None, "error": unanswered(attempt)}
             body = await ask.whole(reply, LINE)
+            if reply.status == 200:
+                await self._wire.reread(upstream.node.id)
         except UpstreamError as error:
             return {"status": None, "error": error.text}
         finally:

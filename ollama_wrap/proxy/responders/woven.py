@@ -6,7 +6,7 @@ end, because clients stop reading there. It must not know why these nodes are as
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 
@@ -32,11 +32,20 @@ _line = msgspec.json.Decoder(_Line)
 
 
 class Woven:
-    """Lines of all `upstreams`; `begin` makes an attempt at one of them."""
+    """Lines of all `upstreams`; `begin` makes an attempt at one of them.
 
-    def __init__(self, upstreams: Sequence[Upstream], begin: Callable[[Upstream], Attempt]) -> None:
+    `known(node id)`: comes back when what the node changed is known here.
+    """
+
+    def __init__(
+        self,
+        upstreams: Sequence[Upstream],
+        begin: Callable[[Upstream], Attempt],
+        known: Callable[[str], Awaitable[None]],
+    ) -> None:
         self._upstreams = upstreams
         self._begin = begin
+        self._known = known
         self._sink: Sink | None = None
         self._work: list[asyncio.Task[None]] = []
         self._open: list[Attempt] = []
@@ -96,6 +105,8 @@ class Woven:
             await strand.ended
         finally:
             self._open.remove(attempt)
+        if strand.fault is None:
+            await self._known(attempt.upstream.node.id)
         return strand.fault
 
     def _pass(self, lines: list[bytes]) -> None:

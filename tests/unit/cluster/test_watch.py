@@ -19,7 +19,7 @@ from ollama_wrap.errors import (
 )
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.node import Node, NodeKind, local_node
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.upstream import Blame, Sidecar, Upstream, Verdict
 from ollama_wrap.state.memory import MemoryStore
 from tests.fakes.backend import ADDRESS, FakeBackend, in_memory, model
 from tests.fakes.clock import FakeClock, settle
@@ -390,6 +390,51 @@ async def test_lists_are_read_at_once_when_asked_for(place: Place) -> None:
     await settle()
 
     assert place.upstream.inventory.holds("registry.ollama.ai/library/new:latest")
+
+
+async def test_caller_that_waits_for_lists_gets_some_that_were_asked_for_after_it_did(
+    place: Place,
+) -> None:
+    await place.up()
+    place.backend.listing.clear()
+    place.watch.reread()
+    await place.clock.run(0.2)
+    place.backend.has = (model("tiny"),)
+
+    waiting = tasks.start(place.watch.listed(), "waiting")
+    await place.clock.run(0.2)
+    early = waiting.done()
+    place.backend.listing.set()
+    await place.clock.run(0.2)
+
+    assert (early, waiting.done(), place.backend.times("models")) == (False, True, 2)
+
+
+async def test_loaded_models_are_read_at_once_after_a_cold_call_but_not_after_each(
+    place: Place,
+) -> None:
+    await place.up()
+
+    for _ in range(4):
+        place.watch.warmed(TINY)
+        await place.clock.run(0.2)
+
+    assert place.backend.asked.count("loaded") == 1
+
+
+async def test_model_that_leaves_memory_lets_others_try_again(place: Place) -> None:
+    place.backend.has = (model("tiny"), model("big", "d2"))
+    place.backend.runs = (in_memory("tiny"),)
+    await place.up()
+    big, now = place.backend.has[1].key, place.clock.monotonic()
+    place.upstream.record(Verdict(Blame.MODEL_DOUBLE), big, now, place.clock.now())
+    cooled = place.upstream.cooling(big, now)
+
+    place.backend.runs = ()
+    place.watch.reread()
+    await place.clock.run(0.2)
+
+    assert (cooled, place.upstream.cooling(big, now)) == (True, False)
 
 
 async def test_lists_are_read_at_once_when_a_restarted_ollama_is_another_version(

@@ -315,16 +315,26 @@ def test_model_cools_after_one_double_failure_until_a_success() -> None:
     assert not node.cooling(M, NOW)
 
 
-@pytest.mark.parametrize("forgiven", [None, M])
-def test_model_that_is_forgiven_may_be_tried(forgiven: str | None) -> None:
+def test_model_may_be_tried_when_another_has_left_memory() -> None:
     node = upstream("r1=h")
     node.record(OUT_OF_MEMORY, M, NOW, WALL)
+    heard = news(node)
 
-    node.forgive(key("other"))
-    assert node.cooling(M, NOW)
-    node.forgive(forgiven)
+    node.forgive([key("other")])
 
     assert not node.cooling(M, NOW)
+    assert heard == ["changed"]
+
+
+def test_model_that_left_memory_itself_is_not_forgiven_for_it() -> None:
+    node = upstream("r1=h")
+    node.record(OUT_OF_MEMORY, M, NOW, WALL)
+    heard = news(node)
+
+    node.forgive([M])
+
+    assert node.cooling(M, NOW)
+    assert heard == []
 
 
 def test_verdict_may_put_the_node_in_doubt() -> None:

@@ -71,9 +71,13 @@ class Client:
         self.ends.append(error)
 
 
+async def known(_: str) -> None:
+    pass
+
+
 def woven(*nodes: Node) -> tuple[Woven, Client]:
     by_upstream: dict[Upstream, Node] = {one.upstream: one for one in nodes}
-    made = Woven(list(by_upstream), lambda one: cast("Attempt", by_upstream[one]))
+    made = Woven(list(by_upstream), lambda one: cast("Attempt", by_upstream[one]), known)
     client = Client()
     return made, client
 
