@@ -265,7 +265,7 @@ async def test_reader_that_takes_nothing_is_cut_off(pace: Pace, seconds: float) 
 
 
 async def test_reader_that_takes_a_little_is_served_on() -> None:
-    wide = replace(CALM, marks=(8 * 1024 * 1024, 16 * 1024))
+    wide = replace(CALM, marks=(32 * 1024 * 1024, 16 * 1024))
     async with stand(wide) as one, client(one.port, window=65536) as peer:
         await stalled(one, peer)
         (connection,) = one.guard.connections
