@@ -151,7 +151,7 @@ async def test_models_are_named_once_with_all_their_nodes() -> None:
     ]
 
 
-@pytest.mark.parametrize("spelling", ["m", "M:latest", "library/m", "library%2Fm:LATEST"])
+@pytest.mark.parametrize("spelling", ["m", "M:latest", "library/m", "library/m:LATEST"])
 async def test_replicas_are_found_by_any_spelling_of_the_model(spelling: str) -> None:
     got = await Sidecar().get(f"{BASE}/models/{spelling}/replicas")
 
