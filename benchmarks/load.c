@@ -144,7 +144,7 @@ int main(int argc, char **argv) {
         char *bc = strstr(buf, "\"bytes\":"); int64_t want = kflag ? (size + 65535) / 65536 * 65536 : size, seen = bc ? atoll(bc + 8) : -1;
         if (r > 0 && !bc) { ssize_t r2 = recv(fd, buf + r, sizeof buf - 1 - r, 0); if (r2 > 0) buf[r + r2] = 0; bc = strstr(buf, "\"bytes\":"); seen = bc ? atoll(bc + 8) : -1; }
         if (seen != want) { printf("{\"error\":\"upload: %lld of %lld bytes arrived, status %.3s\",\"seconds\":%.3f}\n", (long long)seen, (long long)want, r > 12 ? buf + 9 : "---", s); return 1; }
-        printf("{\"ok\":%d,\"seconds\":%.3f,\"MB_per_s\":%.1f}\n", r > 12 && buf[9] == '2', s, size / 1e6 / s); return 0;
+        printf("{\"ok\":%d,\"seconds\":%.3f,\"MB_per_s\":%.4f}\n", r > 12 && buf[9] == '2', s, size / 1e6 / s); return 0;
     }
     if (!strcmp(mode, "cancel")) {
         int lost = 0; char q[200], b[8192];
@@ -192,7 +192,7 @@ int main(int argc, char **argv) {
     double el = (now() - started) / 1e9; stopping = 1;
     printf("{\"seconds\":%.3f,\"done\":%llu,\"errors\":%llu,\"err\":\"", el, (unsigned long long)done, (unsigned long long)errors);
     for (char *x = errtxt; *x; x++) if (*x >= 32 && *x != '"' && *x != '\\') putchar(*x);
-    printf("\",\"rps\":%.1f,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"max\":%.0f,\"mean\":%.1f,\"MB_per_s\":%.1f", done / el, pct(&lat, .5), pct(&lat, .9), pct(&lat, .99), lat.max / 1000.0, lat.n ? lat.sum / lat.n / 1000 : 0, bytes / 1e6 / el);
+    printf("\",\"rps\":%.1f,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"max\":%.0f,\"mean\":%.1f,\"MB_per_s\":%.4f", done / el, pct(&lat, .5), pct(&lat, .9), pct(&lat, .99), lat.max / 1000.0, lat.n ? lat.sum / lat.n / 1000 : 0, bytes / 1e6 / el);
     printf(",\"ttft_n\":%llu,\"ttft_p50\":%.1f,\"ttft_p99\":%.1f", (unsigned long long)ttft.n, pct(&ttft, .5), pct(&ttft, .99));
     printf(",\"lines\":%llu,\"lines_per_s\":%.0f,\"line_p50\":%.1f,\"line_p99\":%.1f,\"line_max\":%.0f}\n", (unsigned long long)lines, lines / el, pct(&linelat, .5), pct(&linelat, .99), linelat.max / 1000.0);
     return 0;
