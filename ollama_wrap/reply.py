@@ -4,8 +4,9 @@ A body is either bytes, or a Source that pushes pieces into a Sink: a task
 switch for every token is what an answer would otherwise cost.
 """
 
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from ollama_wrap.call import Header
 from ollama_wrap.errors import UpstreamError
@@ -37,8 +38,7 @@ class Source(Protocol):
         """Give back what the body holds; a connection in mid-body is cut. May be called twice."""
 
 
-@dataclass(slots=True)
-class Origin:
+class Origin(Struct):
     """Who made an answer and why they were asked; what the X-Ollama-* headers say."""
 
     node: str | None = None
@@ -52,8 +52,7 @@ class Origin:
     digest: str | None = None
 
 
-@dataclass(slots=True)
-class Reply:
+class Reply(Struct, eq=False):
     """One answer: raw headers in the node's order and case, framing ones too, and its body."""
 
     status: int

@@ -32,14 +32,16 @@ class Answer:
     """
 
     __slots__ = (
+        "_arrived",
+        "_begun",
         "_connection",
         "_grown",
+        "_loop",
         "_sink",
-        "arrived",
         "bare",
-        "begun",
         "complete",
         "error",
+        "headed",
         "headers",
         "keep_alive",
         "phrase",
@@ -47,6 +49,7 @@ class Answer:
         "received",
         "reused",
         "size",
+        "started",
         "status",
     )
 
@@ -58,8 +61,11 @@ class Answer:
         self.bare = bare
         #: the connection had served before
         self.reused = reused
-        self.arrived: asyncio.Future[None] = connection.loop.create_future()
-        self.begun: asyncio.Future[None] = connection.loop.create_future()
+        #: the head is here; the first byte of the body, or its end, is
+        self.headed = self.started = False
+        self._loop = connection.loop
+        self._arrived: asyncio.Future[None] | None = None
+        self._begun: asyncio.Future[None] | None = None
         self.status = 0
         self.phrase = b""
         self.headers: list[Header] = []
@@ -70,15 +76,49 @@ class Answer:
         self.received = 0
         self.error: UpstreamError | None = None
 
+    # Only one of the two is waited for, so each is made when it is asked for.
+
+    @property
+    def arrived(self) -> "asyncio.Future[None]":
+        """Done when the head is here, or the reply has failed."""
+        if self._arrived is None:
+            self._arrived = _future(self._loop, done=self.headed)
+        return self._arrived
+
+    @property
+    def begun(self) -> "asyncio.Future[None]":
+        """Done when the body's first byte or its end is here, or the reply has failed."""
+        if self._begun is None:
+            self._begun = _future(self._loop, done=self.started)
+        return self._begun
+
+    def head_is_here(self) -> None:
+        """Wake who waits for the head."""
+        self.headed = True
+        if self._arrived is not None:
+            _set(self._arrived)
+
+    def body_begins(self) -> None:
+        """Wake who waits for the body."""
+        self.started = True
+        if self._begun is not None:
+            _set(self._begun)
+
     @property
     def stale(self) -> bool:
         """A reused connection had died before: the request may be sent again, it did nothing."""
         return self.reused and self.error is not None and not self.received
 
+    @property
+    def unsent(self) -> int:
+        """Bytes of the request that the node has not taken yet."""
+        connection = self._connection
+        return 0 if connection is None else connection.transport.get_write_buffer_size()
+
     async def peek(self, limit: int) -> bytes:
         """The body, which stays here; what is longer than `limit` bytes is not waited for."""
         while not self.complete and self.error is None and self.size < limit:
-            self._grown = self.arrived.get_loop().create_future()
+            self._grown = self._loop.create_future()
             await self._grown
         return b"".join(self.pieces)[:limit]
 
@@ -136,12 +176,19 @@ class Answer:
         self.error = error
         self.complete = error is None
         self._connection = None
-        _set(self.arrived)
-        _set(self.begun)
+        self.head_is_here()
+        self.body_begins()
         if self._grown is not None:
             _set(self._grown)
         if self._sink is not None:
             self._sink.end(error)
+
+
+def _future(loop: asyncio.AbstractEventLoop, *, done: bool) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = loop.create_future()
+    if done:
+        future.set_result(None)
+    return future
 
 
 def _set(future: asyncio.Future[None]) -> None:
@@ -213,7 +260,7 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         if answer is None:
             return
-        if exc is None and answer.arrived.done() and self._ends_with_connection(answer):
+        if exc is None and answer.headed and self._ends_with_connection(answer):
             self._settle(None)
         else:
             self._settle(StreamBroken("the node ended the connection"))
@@ -239,10 +286,10 @@ class Connection(asyncio.Protocol):
             fault = BadReply("the node switched protocols")
         except httptools.HttpParserError as error:
             fault = BadReply(f"the node's reply is not HTTP: {error}")
-        if not answer.arrived.done() and answer.received > MAX_HEAD:
+        if not answer.headed and answer.received > MAX_HEAD:
             fault = fault or BadReply("the head of the node's reply is too long")
         if answer.pieces:
-            _set(answer.begun)
+            answer.body_begins()
             answer.push()
         if answer.complete:
             self._finish(answer, clean=fault is None)
@@ -263,7 +310,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         answer = self.answer
-        if answer is None or answer.complete or answer.arrived.done():
+        if answer is None or answer.complete or answer.headed:
             return  # a trailer, or bytes behind the reply
         self._head_size += len(name) + len(value)
         if self._head_size > MAX_HEAD:
@@ -285,7 +332,7 @@ class Connection(asyncio.Protocol):
             return
         answer.status = status
         answer.keep_alive = self.parser.should_keep_alive()
-        _set(answer.arrived)
+        answer.head_is_here()
         if answer.bare:
             self._end_of_body(answer)
 

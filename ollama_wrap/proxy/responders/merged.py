@@ -8,7 +8,9 @@ known, so that a dead node costs nothing. It must not know how lists are written
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from ollama_wrap import __version__
 from ollama_wrap.call import Call, Header
