@@ -135,6 +135,8 @@ class Metrics(Collector):
         self._per_token = self._histograms["time_per_output_token_seconds"]
         self._latency = self._histograms["e2e_request_latency_seconds"]
         self._failed = 0
+        #: called before the numbers are read, by whoever keeps some of them back
+        self.refresh: Callable[[], None] = lambda: None
         #: requests that ended and are not counted yet: together that costs less
         self._endings: list[tuple[Ended, Kind]] = []
         self._duration = 0.0
@@ -196,6 +198,7 @@ class Metrics(Collector):
         self._numbers["cache_bytes"] = size
 
     def totals(self) -> Totals:
+        self.refresh()
         self._settle()
         ended = sum(self._requests.values())
         return Totals(
@@ -227,6 +230,7 @@ class Metrics(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
+        self.refresh()
         self._settle()
         for row in TABLE:
             yield _family(row, self._samples(row.name))
