@@ -230,7 +230,10 @@ class Connection(asyncio.Protocol):
         self.requests += 1
         self.whole = whole
         self._interim = self._head_size = 0
-        self.transport.write(data)
+        if self.closed:
+            self._settle(StreamBroken("the node ended the connection"))
+        else:
+            self.transport.write(data)
         return answer
 
     def write(self, data: bytes) -> None:

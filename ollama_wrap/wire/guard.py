@@ -212,7 +212,7 @@ class Guard:
     def _look(self) -> None:
         for connection in tuple(self._held):
             if _closed_by_peer(connection.transport):
-                connection.transport.abort()
+                connection.reset()
         self._looking = None
         if self._held:
             self._looking = asyncio.get_running_loop().call_later(LOOK, self._look)

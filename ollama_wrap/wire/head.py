@@ -110,15 +110,15 @@ class Reader:
     not parsed again.
     """
 
-    __slots__ = ("_alive", "_fresh", "_headers", "_known", "_url", "head", "length", "parser")
+    __slots__ = ("_alive", "_headers", "_known", "_parser", "_url", "head", "length")
 
     def __init__(self, known: dict[bytes, Head]) -> None:
-        self.parser = httptools.HttpRequestParser(self)
         self.head: Head | None = None
         #: of the body in bytes; -1: chunked
         self.length = 0
         self._known = known
-        self._fresh = True
+        # One for each head: it costs little to make, and an idle connection needs none.
+        self._parser: httptools.HttpRequestParser | None = None
         self._alive: bool | None = None
         self._url = b""
         self._headers: list[Header] = []
@@ -155,29 +155,32 @@ class Reader:
             # httptools refuses bytes that stock takes in a target.
             raw = line[line.find(b" ") + 1 : -9]
             head = _EIGHT_BIT.sub(b"x", line) + b"\r\n" + rest
-        if not self._feed(head):
+        method = self._feed(head)
+        if method is None:
             return Fault(400)
-        return self._check(raw or self._url, sizes, http11=line.endswith(b"1"))
+        return self._check(method, raw or self._url, sizes, http11=line.endswith(b"1"))
 
-    def _feed(self, head: bytes) -> bool:
-        if not self._fresh:
-            self.parser = httptools.HttpRequestParser(self)
-        self._fresh, self._alive = False, None
+    def _feed(self, head: bytes) -> str | None:
+        """The method, None for what the parser refuses."""
+        parser = self._parser = httptools.HttpRequestParser(self)
+        self._alive = None
         self._url, self._headers = b"", []
         try:
-            self.parser.feed_data(head)
+            parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             pass  # to another protocol: nobody here speaks one
         except httptools.HttpParserError:
-            return False
-        return self._alive is not None
+            return None
+        finally:
+            self._parser = None
+        method: str = parser.get_method().decode("ascii")
+        return None if self._alive is None else method
 
-    def _check(self, target: bytes, sizes: Sizes, *, http11: bool) -> Fault | None:
+    def _check(self, method: str, target: bytes, sizes: Sizes, *, http11: bool) -> Fault | None:
         headers = self._headers
         fields = {name.lower(): value for name, value in reversed(headers)}
         if target[:4].lower() == b"http":
             target = own_path(target, fields.get(b"host", b"")) or target
-        method = self.parser.get_method().decode("ascii")
         if len(target) > sizes.target:
             return Fault(414, "request target too long")
         if len(headers) > sizes.fields:
@@ -193,8 +196,6 @@ class Reader:
         chunked = b"transfer-encoding" in fields
         self.length = int(announced) if announced else -chunked
         sized = unsized(headers)
-        self._fresh = sized is None and not chunked and bool(self._alive)
-        self._fresh = self._fresh and b"upgrade" not in fields
         self.head = Head(
             method, target, headers, fields, http11, bool(self._alive), chunked, sized, {}
         )
@@ -212,7 +213,7 @@ class Reader:
 
     def on_headers_complete(self) -> None:
         """Record what the parser forgets when it goes on."""
-        self._alive = self.parser.should_keep_alive()
+        self._alive = self._parser is not None and self._parser.should_keep_alive()
 
 
 def unsized(headers: list[Header]) -> tuple[int, bytes] | None:

@@ -81,6 +81,7 @@ class Inbound(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        del self.pipeline, self.parser  # not needed, and a KiB of each connection
         self.reader = heads.Reader(self.guard.heads)
         self.chunks: Chunks | None = None
         self.exchange: InboundExchange | None = None
@@ -336,7 +337,7 @@ class Inbound(HttpToolsProtocol):
         """Close as Go does after an early reply: half-close, drop what comes, close."""
         self._clear()
         self.stage, self.since, self.dropped = DROP, self.loop.time(), 0
-        if self.finished:
+        if self.finished or self.transport.is_closing():
             self.transport.close()
             return
         if self.transport.can_write_eof():
@@ -345,6 +346,8 @@ class Inbound(HttpToolsProtocol):
 
     def reset(self) -> None:
         """End the connection with a reset: what is framed by the close must not look whole."""
+        if self.exchange is not None:
+            self.exchange.lost()
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

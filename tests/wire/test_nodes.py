@@ -240,6 +240,29 @@ async def test_what_may_be_done_once_is_not_repeated() -> None:
     assert got.status == 502
 
 
+async def test_node_that_hangs_up_at_once_is_no_fault_of_ours() -> None:
+    async def script(peer: Peer) -> None:
+        peer.reset()
+
+    async with Node(script) as node, sidecar(node.port) as one:
+        got = [await talk(one.port, get("/x", b"Connection: close")) for _ in range(50)]
+
+    assert {answer.split(b" ", 2)[1] for answer in got} <= {b"502", b"503"}
+
+
+async def test_request_on_a_connection_that_has_ended_fails_as_one_that_was_cut() -> None:
+    async with Node(once(OK)) as node:
+        connection = await Pool(target(node.port)).connect()
+        await asked(connection)
+        await until(lambda: connection.closed)
+
+        answer = connection.send(get("/x"), bare=False, whole=True)
+
+        await answer.arrived
+        assert isinstance(answer.error, StreamBroken)
+        assert answer.stale
+
+
 # connecting
 
 
