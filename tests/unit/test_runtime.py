@@ -1,0 +1,123 @@
+"""How the mode follows settings, choices, nodes and faults; what surfaces are given."""
+
+from typing import Any
+
+from ollama_wrap import app
+from ollama_wrap.call import Mode
+from ollama_wrap.config import Settings
+from ollama_wrap.errors import StoreUnavailable
+from ollama_wrap.nodes.health import NodeState
+from ollama_wrap.runtime import PEER, Runtime
+from tests.fakes.clock import FakeClock
+from tests.fakes.nodes import health
+from tests.unit.api.sidecar import Store
+
+
+def runtime(nodes: str = "r1=http://h1:11434", **settings: Any) -> Runtime:
+    base = {"nodes": {"text": nodes}, "state": {"store": "memory"}, "server": {"node_id": "tower"}}
+    return app.build(Settings.model_validate(base | settings), FakeClock())
+
+
+async def started(made: Runtime) -> Runtime:
+    """As far as the mode goes: nobody is probed."""
+    await made._load()
+    return made
+
+
+async def test_mode_is_settled_when_it_starts() -> None:
+    alone, several = await started(runtime("")), await started(runtime())
+
+    assert alone.fleets.current.mode is Mode.LOCAL
+    assert several.fleets.current.mode is Mode.DISTRIBUTED
+
+
+async def test_mode_follows_the_nodes() -> None:
+    made = await started(runtime())
+
+    (node,) = made.fleets.current.others
+    node.health = health(NodeState.DOWN)
+    made.fleets.current.local.health = health(NodeState.UP)
+    node.changed.fire()
+
+    assert (made.fleets.current.mode, made.fleets.current.reason) == (
+        Mode.STANDALONE,
+        "no-node-answers",
+    )
+
+
+async def test_choice_is_in_force_at_once() -> None:
+    made = await started(runtime())
+
+    await made.choices.choose_mode(Mode.LOCAL)
+
+    assert made.fleets.current.mode is Mode.LOCAL
+
+
+async def test_settings_that_could_not_be_used_keep_it_local() -> None:
+    made = await started(runtime("r1=ftp://h1"))
+
+    assert made.problems
+    assert made.fleets.current.mode is Mode.LOCAL
+
+
+async def test_choices_that_cannot_be_read_keep_it_local() -> None:
+    made = runtime()
+    store = Store(FakeClock())
+    store.away = True
+    made.choices._store = store
+
+    await started(made)
+
+    assert made.problems == [str(StoreUnavailable("the disk is full"))]
+    assert made.fleets.current.mode is Mode.LOCAL
+
+
+async def test_fleet_is_not_replaced_where_nothing_changed() -> None:
+    made = await started(runtime())
+    before = made.fleets.current
+
+    made.settle()
+
+    assert made.fleets.current is before
+
+
+def test_ping_of_another_sidecar_is_remembered_for_a_while() -> None:
+    made = runtime()
+    clock = made.clock
+    assert isinstance(clock, FakeClock)
+    assert not made.used_by_peers()
+
+    made.parts().pinged()
+    clock.advance(PEER - 1)
+    assert made.used_by_peers()
+    clock.advance(1)
+
+    assert not made.used_by_peers()
+
+
+def test_surfaces_are_told_what_does_not_change() -> None:
+    made = runtime(server={"node_id": "tower", "listen": "127.0.0.1:11434"})
+
+    parts = made.parts()
+
+    about = parts.about
+    assert (about.node_id, about.boot, about.store) == ("tower", made.boot, "memory")
+    assert about.listen == ("127.0.0.1:11434",)
+    assert (parts.ready(), parts.draining()) == (False, False)
+    made.draining = True
+    assert parts.draining()
+
+
+async def test_nodes_that_change_after_the_end_change_no_mode() -> None:
+    made = await started(runtime())
+    (node,) = made.fleets.current.others
+
+    await made._close()
+    node.health = health(NodeState.DOWN)
+    node.changed.fire()
+
+    assert made.fleets.current.mode is Mode.DISTRIBUTED
+
+
+def test_loops_have_names() -> None:
+    assert set(runtime().loops().run) == {"events", "guard", "host"}
