@@ -43,9 +43,10 @@ from ollama_wrap.observe.host import Host
 from ollama_wrap.observe.metrics import Metrics
 from ollama_wrap.proxy import ask
 from ollama_wrap.proxy.admit import Admission, Hold
-from ollama_wrap.proxy.attempt import Waits, Wire
+from ollama_wrap.proxy.attempt import Wire
 from ollama_wrap.proxy.budget import Allowance, Budget
 from ollama_wrap.proxy.cache import Cache
+from ollama_wrap.proxy.limits import Waits
 from ollama_wrap.proxy.pipeline import Chains, Pipeline, Responders, Told
 from ollama_wrap.proxy.responders.cached import Cached
 from ollama_wrap.proxy.responders.follow import Follow
@@ -211,7 +212,15 @@ class _Builder:
             pools=self.pools,
             fleets=self.fleets,
             clock=self.clock,
-            waits=Waits(up.first_byte_meta, up.first_byte_show, up.first_byte, up.first_byte_once),
+            waits=Waits(
+                up.first_byte_meta,
+                up.first_byte_show,
+                up.first_byte,
+                up.first_byte_once,
+                up.write_idle,
+                up.idle,
+                up.total,
+            ),
             node_id=self.settings.server.node_id,
             suspect=self.prober.suspect,
             refresh=lambda node_id: self.prober.refresh(node_id, models=True),
@@ -256,6 +265,7 @@ class _Builder:
             lambda: len(pipeline.running),
             self.metrics.cache_holds,
         )
+        self.metrics.refresh = cache.settle
         pipeline = Pipeline(
             Chains(self._responders(ranked, cache)),
             ranked.rank,
@@ -305,6 +315,7 @@ class _Builder:
             trusted_proxies=settings.trusted_proxies,
             protect=settings.protect,
             admin_token=token.get_secret_value() if token is not None else None,
+            tokens=settings.jwt_secret is not None,
             local_loopback=local.host in {"localhost", "::1"} or local.host.startswith("127."),
             hostname=self.host.name,
             machine=lambda: self.host.names | self.host.addresses,

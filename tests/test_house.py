@@ -16,8 +16,11 @@ import grimp
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from pydantic.fields import FieldInfo
 
 from ollama_wrap.cli.settings import env_example, settings_page
+from ollama_wrap.config import Settings, rows
+from ollama_wrap.config.groups import Group
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ollama_wrap"
@@ -364,6 +367,59 @@ def test_env_example_is_what_the_program_writes() -> None:
 
 def test_settings_page_is_what_the_program_writes() -> None:
     assert (ROOT / "docs/settings.md").read_text("utf-8") == settings_page()
+
+
+# ---------------------------------------------------------------- settings
+
+
+def test_every_setting_is_obeyed_or_marked_as_unused() -> None:
+    read = [one for one in sources() if not one.name.startswith(("config/", "testing/"))]
+    obeyed = set().union(*map(settings_read, read))
+    # These decide what other settings become, inside `config/`.
+    obeyed |= {("config_dir",), ("server", "api_listen")}
+
+    ignored = {row.path for row in rows(Settings) if row.path not in obeyed}
+
+    assert ignored - {row.path for row in rows(Settings) if row.unused} == set()
+
+
+def settings_read(source: Source) -> set[tuple[str, ...]]:
+    """Settings that a file reads: `settings.x`, `….group.x`, `.x` of a group that it imports."""
+    tree, fields = source.tree, Settings.model_fields
+    groups = {kind.__name__: name for name, one in fields.items() if (kind := group(one))}
+    aliases: dict[str, str] = {}
+    imported: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            aliases |= named(node)
+        elif isinstance(node, ast.ImportFrom) and node.module == "ollama_wrap.config.groups":
+            imported |= {groups[one.name] for one in node.names}
+    read: set[tuple[str, ...]] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            base = node.value
+            word = base.attr if isinstance(base, ast.Attribute) else ""
+            word = aliases.get(base.id, base.id) if isinstance(base, ast.Name) else word
+            read |= {(word, node.attr)} | {(name, node.attr) for name in imported}
+            read |= {(node.attr,)} if word == "settings" else set()
+    return read
+
+
+def group(field: FieldInfo) -> type | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, Group) else None
+
+
+def named(assigned: ast.Assign) -> dict[str, str]:
+    """`up = settings.upstream`, also several at once: the last word by the new name."""
+    target, value = assigned.targets[0], assigned.value
+    targets = target.elts if isinstance(target, ast.Tuple) else [target]
+    values = value.elts if isinstance(value, ast.Tuple) else [value]
+    return {
+        one.id: other.attr
+        for one, other in zip(targets, values, strict=False)
+        if isinstance(one, ast.Name) and isinstance(other, ast.Attribute)
+    }
 
 
 def minimums() -> dict[str, Requirement]:

@@ -23,7 +23,8 @@ In YAML a setting stands under its key: `cache.ttl` is `cache: {ttl: 5m}`.
 Durations are seconds, or `250ms`, `10s`, `5m`, `1h30m`; sizes bytes, or `64KiB`, `32MiB`, `1GiB`;
 lists have commas. A variable that is empty is not set. A setting marked *file* can also be given
 as the path of a file, in the variable with `_FILE` behind it. Names marked *shared* belong to other
-programs too: a value that cannot be used there is a warning.
+programs too: a value that cannot be used there is a warning. Those marked *unused* are read and
+shown, and nothing obeys them yet: the start names those that are set.
 
 Anything else that cannot be used ends the start with exit code 78, all of it at once. Only nodes,
 routes and the store never do: they are an error in the log, and the mode is `local`. A name that
@@ -39,7 +40,8 @@ def env_example() -> str:
         lines.append(f"# ---- {heading}")
         for row in members:
             others = f" (also {', '.join(row.names[1:])})" if row.names[1:] else ""
-            lines.append(f"# {row.sentence}{others}")
+            unused = " Not used yet." if row.unused else ""
+            lines.append(f"# {row.sentence}{others}{unused}")
             written = row.default if _literal(row) else ""
             lines.append(f"#{row.name}={written}")
         lines.append("")
@@ -84,7 +86,8 @@ def _names(row: Row) -> str:
     def one(name: str) -> str:
         return f"`{name}`" + (" *shared*" if name in row.soft else "")
 
-    return "<br>".join(map(one, row.names)) + (" *file*" if row.secret else "")
+    marks = " *file*" * row.secret + " *unused*" * row.unused
+    return "<br>".join(map(one, row.names)) + marks
 
 
 def _key(row: Row) -> str:

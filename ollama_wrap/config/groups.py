@@ -73,6 +73,7 @@ class Local(Group):
         "Its model folder, read only for transfers.",
         "OLLAMA_MODELS",
         shown="stock's default folder",
+        traits=Trait.UNUSED,
     )
 
 
@@ -108,7 +109,7 @@ class Routing(Group):
         "",
         "Model patterns and the endpoints that serve them, as text or JSON.",
         "OLLAMA_WRAP_ROUTES",
-        traits=Trait.SECRET | Trait.GENTLE,
+        traits=Trait.SECRET | Trait.GENTLE | Trait.UNUSED,
     )
 
 
@@ -252,18 +253,21 @@ class Cluster(Group):
         "Breaks a tie for the leader.",
         "OLLAMA_WRAP_BOOTSTRAP",
         soft=("BOOTSTRAP",),
+        traits=Trait.UNUSED,
     )
     p2p_listen: str = setting(
         "/ip4/0.0.0.0/tcp/9000",
-        "Accepted and shown; not used.",
+        "Accepted and shown.",
         "OLLAMA_WRAP_P2P_LISTEN",
         soft=("P2P_LISTEN",),
+        traits=Trait.UNUSED,
     )
     raft_bind_addr: str = setting(
         "0.0.0.0:7000",
-        "Accepted and shown; not used.",
+        "Accepted and shown.",
         "OLLAMA_WRAP_RAFT_BIND_ADDR",
         soft=("RAFT_BIND_ADDR",),
+        traits=Trait.UNUSED,
     )
 
 

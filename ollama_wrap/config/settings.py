@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         traits=Trait.SECRET,
     )
     cluster_secret: SecretStr | None = setting(
-        None, "Authenticates calls between sidecars.", traits=Trait.SECRET
+        None, "Authenticates calls between sidecars.", traits=Trait.SECRET | Trait.UNUSED
     )
     origins: Origins = setting(
         "",
@@ -94,7 +94,9 @@ class Settings(BaseSettings):
         "Where node.yaml (this host) and config.yaml (all hosts) are.",
         shown="the platform's folder",
     )
-    memory_limit: Size = setting("1GiB", "Memory we may use, where no control group says less.")
+    memory_limit: Size = setting(
+        "1GiB", "Memory we may use, where no control group says less.", traits=Trait.UNUSED
+    )
     server: groups.Server = groups.Server()
     local: groups.Local = groups.Local()
     nodes: groups.Nodes = groups.Nodes()
@@ -189,8 +191,10 @@ def _warnings(settings: Settings, found: Found) -> list[str]:
             "OLLAMA_WRAP_LISTEN is open to other hosts and OLLAMA_WRAP_PROTECT is off: "
             "anybody there may pull and delete models"
         )
-    for path in (("cluster", "p2p_listen"), ("cluster", "raft_bind_addr")):
-        warnings += [f"{given.origin} is not used" for given in found.given.get(path, [])]
+    unused = [row for row in rows(Settings) if row.unused and found.given.get(row.path)]
+    if unused:
+        names = ", ".join(found.given[row.path][0].origin for row in unused)
+        warnings.append(f"not used by this version: {names}")
     if settings.distributed and not settings.nodes.text:
         warnings.append("OLLAMA_DISTRIBUTED is true, but no other node is named")
     store = urlsplit(settings.state.store)

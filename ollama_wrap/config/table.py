@@ -20,12 +20,14 @@ class Trait(Flag):
     """What sets a setting apart.
 
     A SECRET is never shown and can be given as `<name>_FILE`. A GENTLE one never refuses
-    a start: a value that cannot be used is a fault, and the mode is `local`.
+    a start: a value that cannot be used is a fault, and the mode is `local`. An UNUSED one
+    is read and shown, and nothing obeys it: the start says so where it is given.
     """
 
     PLAIN = 0
     SECRET = auto()
     GENTLE = auto()
+    UNUSED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,10 @@ class Row:
     @property
     def secret(self) -> bool:
         return Trait.SECRET in self.traits
+
+    @property
+    def unused(self) -> bool:
+        return Trait.UNUSED in self.traits
 
     @property
     def name(self) -> str:

@@ -15,9 +15,11 @@ from ollama_wrap.clock import Clock
 from ollama_wrap.errors import NodeGone, StreamBroken, UpstreamError, UpstreamTimeout
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
+from ollama_wrap.nodes.names import is_cloud
 from ollama_wrap.nodes.node import Node
 from ollama_wrap.nodes.upstream import Upstream
-from ollama_wrap.proxy import headers, outcome
+from ollama_wrap.proxy import headers, limits, outcome
+from ollama_wrap.proxy.limits import Patience, Waits
 from ollama_wrap.proxy.outcome import Outcome
 from ollama_wrap.proxy.overlap import Overlap, Stream
 from ollama_wrap.reply import Origin, Reply, Sink
@@ -30,24 +32,6 @@ _ERROR_BODY = 64 * 1024
 _LAST_GASP = 1.0
 #: A sidecar is given this much less than what is left of a deadline, in ms.
 _ON_THE_WAY = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """Seconds that a node may take to its first byte; 0: no limit."""
-
-    meta: float = 5.0
-    show: float = 15.0
-    first_byte: float = 0.0
-    first_byte_once: float = 0.0
-
-    def of(self, call: Call, upstream: Upstream) -> tuple[float, bool]:
-        """The limit of this call at this node; True: also where nobody else can answer."""
-        if call.kind is Kind.INFER:
-            return self.first_byte, True
-        if call.kind is Kind.ONCE or upstream.node.local or not call.repeatable:
-            return self.first_byte_once, True
-        return self.show if call.kind is Kind.FOLLOW else self.meta, False
 
 
 @dataclass(slots=True)
@@ -89,6 +73,7 @@ class Attempt:
     __slots__ = (
         "_answer",
         "_closed",
+        "_patience",
         "_placed",
         "_stream",
         "_upload",
@@ -122,6 +107,7 @@ class Attempt:
         self._answer: Answer | None = None
         self._upload: asyncio.Task[None] | None = None
         self._stream: Stream | None = None
+        self._patience: Patience | None = None
         self._watching: Callable[[], None] | None = None
         self._placed = True
         self._closed = False
@@ -175,11 +161,15 @@ class Attempt:
                 raise answer.error
             reuse = False
         verdict = outcome.SERVED
-        if held and answer.status in outcome.DOUBTFUL:
+        if held and answer.status in outcome.DOUBTFUL and not self._of_cloud():
             body = await answer.peek(_ERROR_BODY)
             verdict = outcome.of_answer(call.kind, answer.status, answer.headers, body)
         self.reply = self._reply(answer)
         return verdict
+
+    def _of_cloud(self) -> bool:
+        """Whether what is said is of a server far away, and no fault of this node."""
+        return is_cloud(self.call.model or "") or self.upstream.inventory.stub(self.key or "")
 
     def _reply(self, answer: Answer) -> Reply:
         node = self.upstream.node
@@ -284,6 +274,8 @@ class Attempt:
         if may_move is not None:
             self._watch(lambda: self._check(what, may_move))
         try:
+            if may_move is not None and answer.unsent:
+                await limits.taken(answer, what, self._wire.waits.write, may_move)
             limit, hard = self._wire.waits.of(self.call, self.upstream)
             if limit:
                 await asyncio.wait((what,), timeout=limit)
@@ -312,7 +304,9 @@ class Attempt:
 
     def _begun(self) -> None:
         """Its first byte is here."""
-        answer, upstream = self._answer, self.upstream
+        answer, upstream, waits = self._answer, self.upstream, self._wire.waits
+        if answer is not None and (waits.idle or waits.total) and not answer.complete:
+            self._patience = Patience(waits, answer, self._wire.clock.monotonic() - self.started)
         if answer is None or self.call.mode is not Mode.DISTRIBUTED:
             return
         key = self.key if self.call.kind is Kind.INFER and answer.status == 200 else None
@@ -343,11 +337,15 @@ class Attempt:
         """See `reply.Source`."""
         if self._stream is not None:
             self._stream.paused = True
+        if self._patience is not None:
+            self._patience.paused = True
         if self._answer is not None:
             self._answer.pause()
 
     def resume(self) -> None:
         """See `reply.Source`."""
+        if self._patience is not None:
+            self._patience.paused = False
         if self._answer is not None:
             self._answer.resume()
 
@@ -357,6 +355,8 @@ class Attempt:
             return
         self._closed = True
         self._watch(None)
+        if self._patience is not None:
+            self._patience.stop()
         answer, wire = self._answer, self._wire
         now = wire.clock.monotonic()
         served = self.outcome is outcome.SERVED and answer is not None

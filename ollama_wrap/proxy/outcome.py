@@ -77,6 +77,7 @@ GATEWAY = Outcome("bad-response", Repeat.COUNTED, doubt=True, answered=True)
 CUT = Outcome("reset", blame=Blame.NODE, doubt=True)
 CUT_BAD = Outcome("bad-response", blame=Blame.NODE)
 CUT_GONE = Outcome("node-down", blame=Blame.NODE)
+CUT_LATE = Outcome("timeout", blame=Blame.MODEL)
 ENGINE = Outcome("bad-response", blame=Blame.MODEL, answered=True)
 
 #: Statuses whose body decides; all others are the answer as they are.
@@ -112,6 +113,8 @@ def of_break(error: UpstreamError) -> Outcome:
     """The outcome of a reply that broke after its first byte."""
     if isinstance(error, NodeGone):
         return CUT_GONE
+    if isinstance(error, UpstreamTimeout):
+        return CUT_LATE
     return CUT_BAD if isinstance(error, BadReply) else CUT
 
 

@@ -135,6 +135,8 @@ class Pipeline:
         self.budget.running -= 1
         self.running.remove(one)
         self._told.running(-1)
+        if call.hop and call.kind is Kind.LIST:
+            return  # a peer's probe, which comes every few seconds
         self._told.ended(self._facts(one, ending), call.kind)
 
     def _facts(self, one: Open, ending: Ending | None) -> Ended:

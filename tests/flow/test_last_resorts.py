@@ -171,3 +171,25 @@ async def test_large_body_whose_model_is_out_of_sight_goes_to_our_own_ollama() -
 
         assert told(reply) == (404, "tower", None, None)
         assert one.asked("/api/chat") == {"local": 1}
+
+
+async def test_failure_of_the_cloud_puts_no_node_in_doubt() -> None:
+    async with cluster({"local": host("other"), "r1": host("other")}) as one:
+        one.local.on(route="/api/chat", status=502, body='{"error":"the cloud is away"}', times=0)
+
+        replies = [await one.chat("big:cloud") for _ in range(4)]
+
+        assert {reply.status for reply in replies} == {502}
+        assert {reply.header("x-ollama-fallback") for reply in replies} == {None}
+        assert one.state("local") is NodeState.UP
+        assert one.lines("node changed") == []
+
+
+async def test_lists_that_a_peer_reads_are_neither_logged_nor_counted() -> None:
+    async with cluster({"local": host("tiny"), "r1": host("big")}) as one:
+        for path in ("/api/tags", "/api/ps", "/api/version"):
+            assert (await one.get(path, [("X-Ollama-Hop", "1")])).status == 200
+        await one.get("/api/version")
+
+        assert [line["path"] for line in one.lines()] == ["/api/version"]
+        assert one.runtime.metrics.totals().ended == 1

@@ -50,6 +50,7 @@ async def test_slow_show_is_waited_for_where_there_is_no_other_holder() -> None:
         assert told(await one.post("/api/show", model="big")) == (200, "r1", None, None)
 
 
+STREAM = b'{"model":"big","messages":[{"role":"user","content":"hi"}]}'
 NO_RETRIES = {"least": 0, "share": 0.0}
 
 
@@ -110,3 +111,56 @@ async def test_answer_waits_for_a_client_that_reads_slowly_and_arrives_whole(
 
         assert passed < len(text)
         assert (reply.clean_end, reply.body == text) == (True, True)
+
+
+# ---------------------------------------------------------------- what has begun
+
+
+async def test_gap_that_an_operator_does_not_allow_breaks_the_stream() -> None:
+    async with cluster(ALONE, upstream={"idle": 0.2}) as one:
+        one["r1"].on(route="/api/chat", token_delay=0.8)
+
+        async with one.open(request_bytes("POST", "/api/chat", STREAM)) as talk:
+            await talk.until(b"\r\n\r\n")
+            rest = await talk.rest()
+
+        assert b'{"error":"stream interrupted: timeout","code":"timeout"' in rest
+        assert not rest.endswith(b"0\r\n\r\n")
+        assert one.state("r1") is NodeState.UP
+
+
+async def test_answer_that_is_not_whole_in_the_time_an_operator_allows_is_broken() -> None:
+    async with cluster(ALONE, upstream={"total": 0.3}) as one:
+        one["r1"].on(route="/api/chat", token_delay=0.1, repeat=50)
+
+        async with one.open(request_bytes("POST", "/api/chat", STREAM)) as talk:
+            await talk.until(b"\r\n\r\n")
+            rest = await talk.rest()
+
+        assert b"stream interrupted: timeout" in rest
+
+
+async def test_limit_for_a_whole_answer_holds_before_its_first_byte_too() -> None:
+    async with cluster(ALONE, upstream={"total": 0.2}) as one:
+        one["r1"].on(route="/api/chat", prompt_delay=9.0)
+
+        assert (await one.chat("big")).status == 504
+
+
+async def test_stream_without_gaps_outlives_the_limit_for_gaps() -> None:
+    async with cluster(ALONE, upstream={"idle": 0.2}) as one:
+        one["r1"].on(route="/api/chat", token_delay=0.05, repeat=3)
+
+        reply = await one.chat("big", stream=True)
+
+        assert b'"done":true' in reply.body
+
+
+async def test_node_that_takes_no_bytes_is_left_for_another() -> None:
+    async with cluster(PAIR, upstream={"write_idle": 0.2}) as one:
+        one["r1"].on(route="/api/chat", deaf=True)
+        text = "x" * (16 * 1024 * 1024)
+
+        reply = await one.chat("big", messages=[{"role": "user", "content": text}])
+
+        assert told(reply) == (200, "r2", "timeout", "r1:timeout, r2:served")

@@ -158,7 +158,7 @@ def test_nodes_in_yaml_become_json_text(tmp_path: Path) -> None:
         ({"OLLAMA_ADMIN_TOKEN": "x" * 31}, "OLLAMA_ADMIN_TOKEN is short;"),
         ({"OLLAMA_JWT_SECRET": "x" * 15}, "OLLAMA_JWT_SECRET is shorter than 16"),
         ({"OLLAMA_WRAP_LISTEN": "0.0.0.0:11434"}, "OLLAMA_WRAP_LISTEN is open to other hosts"),
-        ({"RAFT_BIND_ADDR": "0.0.0.0:7000"}, "RAFT_BIND_ADDR is not used"),
+        ({"RAFT_BIND_ADDR": "0.0.0.0:7000"}, "not used by this version: RAFT_BIND_ADDR"),
         ({"OLLAMA_DISTRIBUTED": "true"}, "OLLAMA_DISTRIBUTED is true, but"),
         ({"OLLAMA_WRAP_STORE": "rediss://db/0"}, "OLLAMA_WRAP_STORE has no password"),
         ({"OLLAMA_WRAP_STORE": "redis://:pw@db/0"}, "OLLAMA_WRAP_STORE is plain text"),
