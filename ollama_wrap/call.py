@@ -1,7 +1,7 @@
 """Call: one client request as facts, and the enums it carries.
 
-The edge fills a Call step by step; from the pipeline on nothing changes it:
-another model means another Call. It holds plain values and ids, no types of
+The edge fills a Call step by step; from the pipeline on nothing changes it but
+`asked`: another model means another Call. It holds plain values and ids, no types of
 upper rooms.
 """
 
@@ -114,6 +114,8 @@ class Call(Struct, eq=False):
     priority: Priority = Priority.MEDIUM
     no_store: bool = False
     dry_run: bool = False
+    #: the node that is being asked; attempts write it, for whoever looks on
+    asked: str | None = None
 
     def altered(self, **changes: object) -> "Call":
         """Another Call that differs in `changes`."""

@@ -159,7 +159,7 @@ def _request(one: Open) -> shapes.Shape:
         "id": one.number,
         "request_id": call.id,
         "model": call.model,
-        "node": origin.node if origin is not None else None,
+        "node": origin.node if origin is not None else call.asked,
         "kind": call.kind.value,
         "caller": call.caller,
         "started": shapes.moment(one.started_wall),

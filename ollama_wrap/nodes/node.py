@@ -67,10 +67,14 @@ class Node:
     local: bool = False
 
     @property
+    def authority(self) -> str:
+        """`host:port`, as a Host header says it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
     def address(self) -> str:
         """`http://host:port/prefix`, for people and for our own clients."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}{self.prefix}"
+        return f"{self.scheme}://{self.authority}{self.prefix}"
 
 
 def local_node(node_id: str, address: str, slots: int | None) -> Node:

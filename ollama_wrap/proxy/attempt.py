@@ -7,7 +7,6 @@ the place is given back and the node learns how it ended.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from ollama_wrap import tasks
 from ollama_wrap.call import Call, Header, Kind, Mode
@@ -16,7 +15,6 @@ from ollama_wrap.errors import NodeGone, StreamBroken, UpstreamError, UpstreamTi
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.names import is_cloud
-from ollama_wrap.nodes.node import Node
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy import headers, limits, outcome
 from ollama_wrap.proxy.limits import Patience, Waits
@@ -58,12 +56,6 @@ class Wire:
     overlap: Overlap = field(default_factory=Overlap)
 
 
-@lru_cache(maxsize=256)
-def _host(node: Node) -> bytes:
-    host = f"[{node.host}]" if ":" in node.host else node.host
-    return f"{host}:{node.port}".encode()
-
-
 class Attempt:
     """One try of `call` at `upstream`, where a place is taken for it already.
 
@@ -96,6 +88,7 @@ class Attempt:
         self._wire = wire
         self.call = call
         self.upstream = upstream
+        call.asked = upstream.node.id
         self.key = key
         self.started = wire.clock.monotonic()
         self.reply: Reply | None = None
@@ -216,7 +209,7 @@ class Attempt:
         """The lines before and after the one that frames the body."""
         call, node = self.call, self.upstream.node
         before, after = headers.request(
-            call, self._wire.secret, _host(node), self._marks(), local=node.local
+            call, self._wire.secret, node.authority.encode(), self._marks(), local=node.local
         )
         target = node.prefix.encode() + call.target
         first = b"%b %b HTTP/1.1\r\n" % (call.method.encode(), target)

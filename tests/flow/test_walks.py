@@ -117,3 +117,16 @@ async def test_client_that_leaves_while_it_waits_was_never_there() -> None:
         assert one.runtime.metrics.totals().waiting == 0
         assert [told(reply)[0] for reply in await asyncio.gather(*running)] == [200, 200]
         assert one.asked("/api/chat") == {"r1": 1, "r2": 1}
+
+
+async def test_node_that_is_asked_is_listed_before_its_first_byte() -> None:
+    async with cluster({"local": host("other"), "r1": host("big")}) as one:
+        one["r1"].on(route="/api/chat", prompt_delay=0.3)
+        waiting = asyncio.ensure_future(one.chat("big"))
+        await one.until(lambda: one.asked("/api/chat") == {"r1": 1})
+
+        listed = await one.get("/api/distributed/requests")
+
+        (shape,) = json.loads(listed.body)["requests"]
+        assert (shape["node"], shape["first_byte"]) == ("r1", None)
+        assert (await waiting).status == 200

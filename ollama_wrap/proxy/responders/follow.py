@@ -51,6 +51,7 @@ class Follow:
                 f"model '{model}' is on node {upstream.node.id}: to change it there takes"
                 " a caller on this machine or the admin token (OLLAMA_ADMIN_TOKEN)"
             )
+        call.asked = upstream.node.id
         return await self._once(once, upstream)
 
     def _elsewhere(self, call: Call, model: str) -> Upstream | None:
