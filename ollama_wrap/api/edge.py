@@ -177,7 +177,7 @@ class Edge:
         if call.prefixed:
             fields = headers.prefixed(fields, PREFIX.encode())
         if not (origin.local and call.keep_host):
-            fields += call.cors
+            fields = headers.with_cors(fields, call.cors)
         fields += headers.ours(call, origin, self._standalone())
         one.status = reply.status
         if isinstance(reply.body, bytes):
@@ -223,12 +223,13 @@ class Edge:
 
     def _whole(self, exchange: Exchange, one: Open, reply: Reply, fields: list[Header]) -> None:
         body = reply.body if isinstance(reply.body, bytes) else b""
+        if not any(name.lower() == b"date" for name, _ in fields):
+            fields = [*fields, self._date()]
         self._write(exchange, one, reply.status, [*fields, _length(body)], body)
 
     def _turn_away(self, exchange: Exchange, one: Open, refusal: Refusal) -> None:
         """As stock would: with a date, and for HEAD without a length."""
-        date = formatdate(self._clock.now(), usegmt=True).encode()
-        fields = [*refusal.headers, (b"Date", date)]
+        fields = [*refusal.headers, self._date()]
         if one.call.method != "HEAD":
             fields.append((b"Content-Length", b"%d" % len(refusal.body)))
         fields += headers.ours(one.call, Origin(), self._standalone())
@@ -265,7 +266,7 @@ class Edge:
             exchange,
             one,
             status,
-            [*fields, _length(body), *headers.ours(call, origin, self._standalone())],
+            [*fields, self._date(), _length(body), *headers.ours(call, origin, self._standalone())],
             body,
         )
 
@@ -279,6 +280,10 @@ class Edge:
             self._break(exchange, call, one, "reset")
         else:
             self._refuse(exchange, call, one, WrapError(one.error, status=503))
+
+    def _date(self) -> Header:
+        """An answer that no node made has a date all the same, as stock's have."""
+        return b"Date", formatdate(self._clock.now(), usegmt=True).encode()
 
     def _standalone(self) -> str | None:
         fleet = self._fleets.current

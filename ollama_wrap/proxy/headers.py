@@ -48,6 +48,8 @@ _NOT_ELSEWHERE = _NEVER_OUT | {b"authorization", b"origin", b"host"}
 _CREDENTIALS = (b"authorization", b"x-api-key")
 #: A `Connection` header cannot take these away.
 _PROTECTED = frozenset({b"host", b"authorization", b"content-length", b"content-type"})
+#: What Go's server adds to an answer by itself stands after all else.
+_WRITTEN_LAST = frozenset({b"date", b"content-length"})
 #: What another node says for itself and not for us.
 _NOT_FROM_ELSEWHERE = (b"access-control-", b"x-ollama-", b"x-request-id")
 
@@ -142,6 +144,15 @@ def _usual(mode: Mode, node: str | None, reason: str | None) -> tuple[Header, ..
     if reason is not None and distributed:
         fields.append((b"X-Ollama-Route-Reason", reason.encode()))
     return tuple(fields)
+
+
+def with_cors(fields: list[Header], cors: list[Header]) -> list[Header]:
+    """The fields with those of CORS where stock has them: Go writes names in their order."""
+    if not cors:
+        return fields
+    last = [field for field in fields if field[0].lower() in _WRITTEN_LAST]
+    first = [field for field in fields if field[0].lower() not in _WRITTEN_LAST]
+    return sorted([*cors, *first], key=lambda field: field[0]) + last
 
 
 def ours(call: Call, origin: Origin, standalone: str | None) -> list[Header]:

@@ -31,6 +31,8 @@ async def test_head_says_how_long_the_list_is() -> None:
 
             assert head.header("content-length") == str(len(get.body)), path
             assert head.header("content-type") == get.header("content-type")
+            assert head.header("date") is not None
+            assert get.header("date") is not None
 
 
 async def test_dead_node_costs_a_list_no_time() -> None:

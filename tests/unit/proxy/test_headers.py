@@ -264,3 +264,13 @@ def test_kept_answer_says_its_age() -> None:
     assert "X-Ollama-Cached-Response: true\r\nAge: 0\r\n" in text
     assert "X-Ollama-Standalone-Reason: admin\r\n" in text
     assert "X-Ollama-Node" not in text
+
+
+def test_cors_fields_stand_where_stock_writes_them() -> None:
+    answer = [(b"Content-Type", b"text/plain"), (b"Date", b"today"), (b"Content-Length", b"0")]
+    cors = [(b"Access-Control-Allow-Origin", b"*"), (b"Vary", b"Origin")]
+
+    merged = headers.with_cors(answer, cors)
+
+    assert merged == [cors[0], answer[0], cors[1], answer[1], answer[2]]
+    assert headers.with_cors(answer, []) == answer
