@@ -137,19 +137,6 @@ CASES = (
         ),
         before=(_upload(KNOWN),),
     ),
-    Case(
-        "blob expected",
-        Script(
-            head(
-                "POST",
-                f"/api/blobs/{_digest(b'four')}",
-                "Content-Length: 4",
-                "Expect: 100-continue",
-            )
-            + b"\r\n",
-            after_continue=b"four",
-        ),
-    ),
     Case("blob of another digest", send(f"/api/blobs/{WRONG}", b"something else")),
     Case("blob of a malformed digest", send("/api/blobs/sha256:abc", b"x")),
     Case("blob of a malformed digest, large", send("/api/blobs/nonsense", b"x" * 1_000_000)),
