@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ollama_wrap.app import create_app
     from ollama_wrap.config import Settings
 
 __version__ = "0.1.0"

@@ -16,6 +16,7 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from ollama_wrap.wire import inbound
 from tests.fakes.raw_http import Headers, RawReply, fetch, read_reply, request_bytes
 
 Tree = Mapping[str, Any]
+#: serves a runtime on a socket; what it gives counts connections: `uvicorn.Server`, or nothing
+Serve = Callable[[Runtime, socket.socket], AbstractAsyncContextManager[uvicorn.Server | None]]
 #: seconds that anything may take here
 PATIENCE = 5.0
 #: what changes a node: never to be done twice for one request
@@ -215,11 +218,13 @@ async def cluster(
     *,
     level: str = "info",
     check: bool = True,
+    serve: Serve | None = None,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """A running sidecar whose nodes are probed and listed; `local` is its own Ollama.
 
-    `settings` are those of `Settings`, groups as dicts. `check`: see the module.
+    `settings` are those of `Settings`, groups as dicts. `check`: see the module. `serve`:
+    with another server than our own.
     """
     hosts = {"local": Host(), **(hosts or {})}
     before, files = tasks.running(), _files()
@@ -233,7 +238,7 @@ async def cluster(
         sock = socket.create_server(("127.0.0.1", 0))
         made = Cluster(runtime, fakes, sock.getsockname()[1])
         stack.enter_context(_logged(made.written, level))
-        server = await stack.enter_async_context(_serving(runtime, sock))
+        server = await stack.enter_async_context((serve or serving)(runtime, sock))
         await _ready(made, hosts)
         yield made
         await made.settled()
@@ -245,11 +250,16 @@ async def cluster(
 
 
 @contextlib.asynccontextmanager
-async def _serving(runtime: Runtime, sock: socket.socket) -> AsyncIterator[uvicorn.Server]:
-    """uvicorn's own server, without the signals that it takes when it owns the process."""
+async def serving(
+    runtime: Runtime, sock: socket.socket, http: Any = None
+) -> AsyncIterator[uvicorn.Server]:
+    """uvicorn's own server, without the signals that it takes when it owns the process.
+
+    `http`: another protocol class than ours.
+    """
     config = uvicorn.Config(
         app.application(runtime),
-        http=inbound.protocol(runtime.edge.take, runtime.guard),
+        http=http or inbound.protocol(runtime.edge.take, runtime.guard),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -270,8 +280,10 @@ async def _serving(runtime: Runtime, sock: socket.socket) -> AsyncIterator[uvico
         await server.shutdown(sockets=[sock])
 
 
-async def _clients_left(server: uvicorn.Server) -> None:
+async def _clients_left(server: uvicorn.Server | None) -> None:
     """The server sees the connections end that the test has closed."""
+    if server is None:
+        return
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1):
             while server.server_state.connections:

@@ -4,11 +4,13 @@ import sys
 import pytest
 
 import ollama_wrap
+from ollama_wrap.app import create_app
 from ollama_wrap.config import Settings
 
 
 def test_public_names_are_there_when_they_are_asked_for() -> None:
     assert ollama_wrap.Settings is Settings
+    assert ollama_wrap.create_app is create_app
     assert ollama_wrap.__version__ == "0.1.0"
 
 
