@@ -32,7 +32,7 @@ def ours(path: str) -> bool:
 @pytest.mark.parametrize(
     "path",
     [
-        *PATHS,
+        *sorted(PATHS),
         "/api/distributed/models/m/replicas",
         "/api/distributed/models/hf.co/a/b:q4/replicas",
         "/api/distributed/requests/12",
