@@ -239,7 +239,7 @@ class State(Group):
     )
     store: Store = setting(
         "sqlite",
-        "sqlite in the state folder, memory, or redis://... where hosts share state.",
+        "sqlite in the state folder, or memory; redis://... is not built yet: the mode is local.",
         "OLLAMA_WRAP_STORE",
         traits=Trait.SECRET | Trait.GENTLE,
     )

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         None,
         "Signs tokens of /api/v1; shorter than 16 bytes: what needs one stays closed.",
         "OLLAMA_JWT_SECRET",
-        traits=Trait.SECRET,
+        traits=Trait.SECRET | Trait.UNUSED,
     )
     cluster_secret: SecretStr | None = setting(
         None, "Authenticates calls between sidecars.", traits=Trait.SECRET | Trait.UNUSED
@@ -86,7 +86,9 @@ class Settings(BaseSettings):
         "", "Addresses or networks whose X-Forwarded-For is believed."
     )
     protect: Annotated[Literal["off", "management", "all"], Lower] = setting(
-        "off", "Ask for a token: off, on management routes, or on all routes."
+        "off",
+        "What takes a caller on loopback or the admin token: off, management (pull, push, create,"
+        " copy, delete, blobs, account routes), or all.",
     )
     ca_file: ExistingFile | None = setting(None, "A CA file for https to nodes.")
     config_dir: Path = setting(
