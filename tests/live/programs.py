@@ -26,6 +26,7 @@ from tests.live.tiny_gguf import write_embedding_model, write_sentence_model
 SENTENCE = "The quick brown fox jumps over lazy dogs."
 TEMPLATE = "{{ .Prompt }}"
 NOBODY = "http://127.0.0.1:1"
+CONTROL = "standin.json"
 STARTING = 30.0
 """Seconds that a program gets until its port answers."""
 
@@ -126,6 +127,8 @@ def start_ollama(binary: Path, folder: Path, **more: str) -> Program:
         "OLLAMA_CLOUD_BASE_URL": NOBODY,
         # What runs longer than a test session never unloads by itself in the middle of it.
         "OLLAMA_KEEP_ALIVE": "1h",
+        # Read by a stand-in engine, if this Ollama has one.
+        "STANDIN_CONTROL": str(folder / CONTROL),
     }
     return start("ollama", [str(binary), "serve"], folder, port, **(settings | more))
 
