@@ -1,7 +1,7 @@
 """Runtime: the parts of a running sidecar, and the loops that keep them running."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ollama_wrap import __version__
 from ollama_wrap.api.edge import Edge
@@ -9,6 +9,7 @@ from ollama_wrap.api.guards import Door
 from ollama_wrap.api.surface import About, Parts
 from ollama_wrap.clock import Clock
 from ollama_wrap.cluster.choices import Choices
+from ollama_wrap.cluster.chronicle import Chronicle
 from ollama_wrap.cluster.events import Events
 from ollama_wrap.cluster.prober import Prober
 from ollama_wrap.config import Settings
@@ -55,6 +56,10 @@ class Runtime:
     draining: bool = False
     #: monotonic time of the last ping of another sidecar
     pinged_at: float = -math.inf
+    chronicle: Chronicle = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.chronicle = Chronicle(self.fleets, self.events, self.clock)
 
     def loops(self) -> Loops:
         """What runs while the sidecar does."""
@@ -110,6 +115,7 @@ class Runtime:
             log.get(__name__).error("stored choices cannot be read", error=error.text)
         self.fleets.changed.subscribe(self.settle)
         self.settle()
+        self.chronicle.start()
 
     async def _refresh_host(self) -> None:
         while True:
@@ -117,6 +123,7 @@ class Runtime:
             self.host.refresh()
 
     async def _close(self) -> None:
+        self.chronicle.stop()
         self.fleets.changed.unsubscribe(self.settle)
         self.pools.close()
         await self.store.close()
