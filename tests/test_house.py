@@ -463,7 +463,7 @@ def test_repository_names_no_machine_and_no_registry() -> None:
 
 
 def files() -> Iterator[Path]:
-    skipped = {"__pycache__", "node_modules", "data"}
+    skipped = {"__pycache__", "node_modules", "data", "build"}
     for top in TOP:
         for path in [ROOT / top, *(ROOT / top).rglob("*")]:
             if path.is_file() and path != Path(__file__) and not skipped & set(path.parts):
