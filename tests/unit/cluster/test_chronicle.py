@@ -24,7 +24,6 @@ from ollama_wrap.state.memory import MemoryBus
 from tests.fakes.clock import FakeClock
 from tests.fakes.nodes import eject, fleet, health, listed, upstream
 
-
 LIFE = (
     *(NodeState.SUSPECT, NodeState.UP, NodeState.SUSPECT, NodeState.DOWN),
     *(NodeState.WARMING, NodeState.UP),
