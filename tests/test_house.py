@@ -422,6 +422,19 @@ def named(assigned: ast.Assign) -> dict[str, str]:
     }
 
 
+def test_architecture_page_lists_the_rooms_as_they_are_checked() -> None:
+    page = (ROOT / "docs/architecture.md").read_text("utf-8")
+    listed = page.partition("## Who may import whom")[2].split("```")[1].split("\n")[1:-1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+
+    checked = [re.sub(r"[()]", "", layer) for layer in contract["layers"]]
+
+    assert [re.split(r" [·│] ", line) for line in listed] == [
+        re.split(r" [:|] ", layer) for layer in checked
+    ]
+
+
 def minimums() -> dict[str, Requirement]:
     lines = (ROOT / "requirements/minimum.txt").read_text("utf-8").splitlines()
     wanted = [Requirement(line.partition("#")[0].strip()) for line in lines if line[:1].isalpha()]
