@@ -14,13 +14,14 @@ from typing import Any
 from starlette.routing import Route
 
 from ollama_wrap.api.errors import render_own
-from ollama_wrap.api.guards import Door
+from ollama_wrap.api.guards import HEALTH, Door
 from ollama_wrap.api.plan import sent_id
 from ollama_wrap.api.scopes import Scopes
 from ollama_wrap.api.surface import Asked, Parts, Row, Scope
 from ollama_wrap.call import Call, Header, Mode
 from ollama_wrap.errors import BadCall, CallerError, WrapError
 from ollama_wrap.observe import log
+from ollama_wrap.observe.ended import Ended
 from ollama_wrap.proxy import headers
 from ollama_wrap.reply import Origin
 
@@ -33,6 +34,7 @@ Written = tuple[int, list[Header], bytes]
 #: most bytes of a body, and seconds within which it has to come
 MOST = 64 * 1024
 WITHIN = 10.0
+_QUIET = HEALTH | {"/metrics", "/api/distributed/ping", "/api/distributed/metrics"}
 
 
 class Own:
@@ -107,6 +109,30 @@ class Own:
         bare = call.method == "HEAD"
         await send({"type": "http.response.body", "body": b"" if bare else body})
 
+    def ended(self, call: Call, written: Written) -> None:
+        """Write its line; what machines ask every few seconds has none."""
+        if call.path in _QUIET:
+            return
+        status, _, body = written
+        ended = Ended(
+            id=call.id,
+            method=call.method,
+            path=call.path,
+            operation="own",
+            model=None,
+            node=None,
+            reason=None,
+            fallback=None,
+            attempts=(),
+            status=status,
+            bytes_out=0 if call.method == "HEAD" else len(body),
+            tokens=None,
+            first_byte=None,
+            duration=self.parts.clock.monotonic() - call.started,
+            error=None,
+        )
+        log.request(ended)
+
 
 class _Endpoint:
     """One route as an ASGI application, which Starlette leaves all methods to."""
@@ -126,6 +152,7 @@ class _Endpoint:
             fault = WrapError("internal error; the log says more", details={"request_id": call.id})
             written = render_own(fault)
         await self._own.write(call, written, send)
+        self._own.ended(call, written)
 
 
 def _wrong_method(row: Row) -> Written:

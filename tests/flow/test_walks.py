@@ -130,3 +130,17 @@ async def test_node_that_is_asked_is_listed_before_its_first_byte() -> None:
         (shape,) = json.loads(listed.body)["requests"]
         assert (shape["node"], shape["first_byte"]) == ("r1", None)
         assert (await waiting).status == 200
+
+
+async def test_requests_to_our_own_routes_are_logged_but_for_those_of_machines() -> None:
+    async with cluster({"r1": host("big")}, admin_token="correct-horse-battery-staple-0123") as one:
+        for path in ("/health", "/metrics", "/api/distributed/ping", "/api/distributed/metrics"):
+            await one.get(path)
+        await one.get("/api/distributed/status")
+        await one.get("/admin/stats", [("Authorization", "Bearer wrong-token-of-somebody")])
+
+        said = [(line["path"], line["status"]) for line in one.lines()]
+
+        assert said == [("/api/distributed/status", 200), ("/admin/stats", 401)]
+        assert "wrong-token" not in one.written.getvalue()
+        assert one.runtime.metrics.totals().ended == 0
