@@ -163,8 +163,7 @@ class Reader:
     def _feed(self, head: bytes) -> str | None:
         """The method, None for what the parser refuses."""
         parser = self._parser = httptools.HttpRequestParser(self)
-        self._alive = None
-        self._url, self._headers = b"", []
+        self._forget()
         try:
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
@@ -175,6 +174,9 @@ class Reader:
             self._parser = None
         method: str = parser.get_method().decode("ascii")
         return None if self._alive is None else method
+
+    def _forget(self) -> None:
+        self._url, self._headers, self._alive = b"", [], None
 
     def _check(self, method: str, target: bytes, sizes: Sizes, *, http11: bool) -> Fault | None:
         headers = self._headers
