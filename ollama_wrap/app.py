@@ -272,6 +272,7 @@ class _Builder:
             Told(self._ended, self.metrics.running, cache.store, cache.keep),
             budget,
             self.clock,
+            ranked.begin,
         )
         return pipeline
 

@@ -91,6 +91,8 @@ class Call(Struct, eq=False):
     length: int = 0
     #: place and spelling of Content-Length among `headers`, where it is not
     sized: tuple[int, bytes] | None = None
+    #: an attempt that is under way for it already
+    begun: object = None
     #: the request's lines for a node, kept for all requests that begin alike; None: not kept
     lines: dict[object, tuple[object, bytes, bytes]] | None = None
     #: carries `context`: tokens that mean the same only on the same digest

@@ -64,6 +64,8 @@ class AsgiExchange:
         self.notes: dict[object, object] = {}
         self.keep_alive = True
         self.pace = Pace.BRIEF
+        #: never known before it is read
+        self.complete = self.length == 0 and self.sized is None
         self.started = self.over = self.paused = False
         self.writable: Callable[[], None] | None = None
         self.gone: Callable[[], object] | None = None
@@ -108,6 +110,10 @@ class AsgiExchange:
         self._out.put_nowait(None)
         if self.gone is not None:
             self.gone()
+
+    def taken(self) -> bytes:
+        """See `Exchange.taken`; bodies are read here."""
+        return b""
 
     async def whole(self, limit: int) -> bytes | None:
         """See `Exchange.whole`."""

@@ -9,14 +9,16 @@ import asyncio
 import itertools
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from copy import copy
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
+from typing import Any
 
 from ollama_wrap import tasks
 from ollama_wrap.api import errors, intake
+from ollama_wrap.api.express import Express
 from ollama_wrap.api.guards import ASK, Door, Refusal
 from ollama_wrap.api.plan import PREFIX, Plan, Planner
 from ollama_wrap.call import Call, Header, Mode
@@ -57,6 +59,7 @@ _PHRASES = {
 #: one way to match each character: a path that is not clean is found out in linear time
 _CLEAN = re.compile(r"(?:/[A-Za-z0-9._~:@-]+)+/?\Z")
 _DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
+Answering = Coroutine[Any, Any, Ending | None]
 #: Seconds past a deadline: a call that still waits here has been answered by then.
 _GRACE = 0.02
 
@@ -102,30 +105,68 @@ class Edge:
         path = exchange.target.partition(b"?")[0].decode("latin-1")
         if self.ours(path):
             return False
-        task = tasks.start(self._serve(exchange, path), "call", exchange.loop)
-        exchange.gone = partial(task.cancel, "the client left")
+        # The body of most requests comes with their head: in the next turn it is here.
+        exchange.loop.call_soon(self._begin, exchange, path)
         return True
 
-    async def _serve(self, exchange: Exchange, path: str) -> None:
+    def _begin(self, exchange: Exchange, path: str) -> None:
         now = self._clock.monotonic()
         plan = self._planner.plan(exchange, path, now)
         call = self._open(exchange, plan, now)
-        one = self._pipeline.open(call, exchange.gone)
+        one = self._pipeline.open(call, None)
+        here = exchange.complete and exchange.has_body and not exchange.over
+        if plan.usual and here and self._sent_on(exchange, call, one, plan):
+            return
+        self._start(exchange, one, self._answer(exchange, call, one, plan))
+
+    def _sent_on(self, exchange: Exchange, call: Call, one: Open, plan: Plan) -> bool:
+        """Whether the call is on its way without a task; else its body has been read if any."""
+        budget = self._pipeline.budget
+        if exchange.length > budget.body_limit():
+            return False
+        intake.take(exchange, call, plan.route, budget)
+        try:
+            self._facts.rights(call)
+            attempt = self._pipeline.begin(one)
+        except WrapError:
+            attempt = None  # said again, and answered, by the usual line
+        if attempt is None:
+            self._start(exchange, one, self._answer_read(exchange, call, one))
+        else:
+            Express(self, exchange, one, attempt, self._fleets)
+        return True
+
+    def _start(self, exchange: Exchange, one: Open, work: Answering) -> None:
+        task = tasks.start(self._serve(exchange, one, work), "call", exchange.loop)
+        # Not at once: a task that is cancelled before its first step closes nothing.
+        leave = partial(exchange.loop.call_soon, task.cancel, "the client left")
+        exchange.gone = one.cancel = leave
+        if exchange.over:
+            leave()
+
+    async def _serve(self, exchange: Exchange, one: Open, work: Answering) -> None:
         ending: Ending | None = None
         try:
-            ending = await self._answer(exchange, call, one, plan)
+            ending = await work
         except asyncio.CancelledError:
-            self._ended_early(exchange, call, one)
+            self.ended_early(exchange, one)
         except StreamBroken as error:
             one.status, one.error = one.status or 499, error.text
             exchange.cut()
         except WrapError as error:
-            self._refuse(exchange, call, one, error)
+            self._refuse(exchange, one.call, one, error)
         except Exception as error:  # noqa: BLE001  a fault of ours is answered and said, not lost
-            log.get(__name__).exception("a request failed in our own code", request_id=call.id)
-            self._refuse(exchange, call, one, WrapError(f"internal error: {error}"))
+            self.failed(exchange, one, error)
         finally:
             self._pipeline.close(one, ending)
+
+    def failed(self, exchange: Exchange, one: Open, error: Exception) -> None:
+        """See `express.Line`."""
+        number = one.call.id
+        log.get(__name__).error(
+            "a request failed in our own code", exc_info=error, request_id=number
+        )
+        self._refuse(exchange, one.call, one, WrapError(f"internal error: {error}"))
 
     # in
 
@@ -150,12 +191,15 @@ class Edge:
         if plan.loop is not None:
             raise CallerError(plan.loop, status=508, code="LOOP_DETECTED")
         await intake.read(exchange, call, plan.route, self._pipeline.budget)
+        return await self._answer_read(exchange, call, one)
+
+    async def _answer_read(self, exchange: Exchange, call: Call, one: Open) -> Ending | None:
         self._facts.rights(call)
         if call.deadline is None:
             reply = await self._pipeline.answer(one)
         else:
             reply = await self._in_time(one, call.deadline)
-        return await self._send(exchange, call, one, reply)
+        return await self._send(exchange, one, reply)
 
     async def _in_time(self, one: Open, deadline: float) -> Reply:
         try:
@@ -168,51 +212,62 @@ class Edge:
 
     # out
 
-    async def _send(self, exchange: Exchange, call: Call, one: Open, reply: Reply) -> Ending | None:
-        origin = reply.origin
-        bare = call.method == "HEAD"
-        fields, framing, closing = headers.reply(
-            reply.status, reply.headers, bare=bare, local=origin.local
-        )
-        if call.prefixed:
-            fields = headers.prefixed(fields, PREFIX.encode())
-        if not (origin.local and call.keep_host):
-            fields = headers.with_cors(fields, call.cors)
-        fields += headers.ours(call, origin, self._standalone())
-        one.status = reply.status
+    async def _send(self, exchange: Exchange, one: Open, reply: Reply) -> Ending | None:
         if isinstance(reply.body, bytes):
-            self._whole(exchange, one, reply, fields)
+            self._whole(exchange, one, reply)
             return None
+        self.begin(exchange, one)
+        relay = Relay(exchange, reply.body, one.tap.feed)
+        relay.start()
+        return self.finish(exchange, one, await relay.done)
+
+    def begin(self, exchange: Exchange, one: Open) -> None:
+        """See `express.Line`."""
+        reply = one.reply
+        if reply is None:
+            return
+        fields, framing, closing = self._fields(one.call, reply)
+        one.status = reply.status
         if closing:
             exchange.keep_alive = False
         exchange.begin(reply.status, reply.phrase, fields, framing)
-        relay = Relay(exchange, reply.body, one.tap.feed)
-        relay.start()
-        error = await relay.done
-        ending = self._pipeline.judge(one) if error is None else None
-        return self._finish(exchange, call, one, error, ending)
 
-    def _finish(
-        self,
-        exchange: Exchange,
-        call: Call,
-        one: Open,
-        error: UpstreamError | None,
-        ending: Ending | None,
-    ) -> Ending | None:
+    def _fields(self, call: Call, reply: Reply) -> tuple[list[Header], Framing, bool]:
+        local = reply.origin.local
+        fields, framing, closing = headers.reply(
+            reply.status, reply.headers, bare=call.method == "HEAD", local=local
+        )
+        if call.prefixed:
+            fields = headers.prefixed(fields, PREFIX.encode())
+        if call.cors and not (local and call.keep_host):
+            fields = headers.with_cors(fields, call.cors)
+        fields += headers.ours(call, reply.origin, self._standalone())
+        return fields, framing, closing
+
+    def finish(self, exchange: Exchange, one: Open, error: UpstreamError | None) -> Ending | None:
+        """See `express.Line`."""
+        call = one.call
         if error is not None:
             one.error = error.text
             self._break(exchange, call, one, outcome.of_break(error).word)
-        elif ending is not None and ending.failed and call.dialect != "ollama":
+            return None
+        ending = self._pipeline.judge(one)
+        if ending is not None and ending.failed and call.dialect != "ollama":
             # Stock's compatible routes hide a failed engine behind an empty chunk.
             one.error = "the engine failed in mid-stream"
             if call.mode is Mode.DISTRIBUTED:
                 self._break(exchange, call, one, "bad-response")
-            else:
-                exchange.end()
-        else:
-            exchange.end()
+                return ending
+        exchange.end()
         return ending
+
+    def close(self, one: Open, ending: Ending | None) -> None:
+        """See `express.Line`."""
+        self._pipeline.close(one, ending)
+
+    def go_on(self, exchange: Exchange, one: Open) -> None:
+        """See `express.Line`."""
+        self._start(exchange, one, self._answer_read(exchange, one.call, one))
 
     def _break(self, exchange: Exchange, call: Call, one: Open, word: str) -> None:
         """End a broken answer so that nobody takes it for whole."""
@@ -221,8 +276,9 @@ class Edge:
             exchange.feed([marker])
         exchange.cut()
 
-    def _whole(self, exchange: Exchange, one: Open, reply: Reply, fields: list[Header]) -> None:
+    def _whole(self, exchange: Exchange, one: Open, reply: Reply) -> None:
         body = reply.body if isinstance(reply.body, bytes) else b""
+        fields, _, _ = self._fields(one.call, reply)
         if not any(name.lower() == b"date" for name, _ in fields):
             fields = [*fields, self._date()]
         self._write(exchange, one, reply.status, [*fields, _length(body)], body)
@@ -270,7 +326,9 @@ class Edge:
             body,
         )
 
-    def _ended_early(self, exchange: Exchange, call: Call, one: Open) -> None:
+    def ended_early(self, exchange: Exchange, one: Open) -> None:
+        """See `express.Line`."""
+        call = one.call
         if exchange.over:
             one.status, one.error = 499, "the client left"
             return

@@ -47,6 +47,13 @@ async def read(exchange: Exchange, call: Call, route: Route, budget: Budget) -> 
         call.kind = Kind.SPREAD
 
 
+def take(exchange: Exchange, call: Call, route: Route, budget: Budget) -> None:
+    """As `read`, of a body that is here to its end."""
+    call.body = exchange.taken()
+    budget.kept += len(call.body)
+    _understand(call, dialects.read(route, call.body, call.headers))
+
+
 async def _read_beginning(exchange: Exchange, call: Call, route: Route) -> None:
     """Too large to be kept: inference goes where its model is, once; all else as it came."""
     call.rest, call.repeatable = exchange, False

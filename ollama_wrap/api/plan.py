@@ -39,6 +39,8 @@ class Plan(Struct, frozen=True):
     seconds: float | None
     loop: str | None
     pace: Pace
+    #: an ordinary inference call, with nothing that has to be looked at before its body
+    usual: bool
 
 
 class Planner:
@@ -74,7 +76,12 @@ class Planner:
         seconds = _wishes(call)
         pace = _PACES.get(call.kind, Pace.BRIEF)
         call.lines = {}
-        return Plan(call, route, refusal, now + FRESH, seconds, self._loop(call), pace)
+        loop = self._loop(call)
+        wishes = seconds or call.dry_run or call.targets or call.forced or call.hop
+        usual = refusal is None and loop is None and not wishes
+        usual = usual and route.reads_body and route.kind is Kind.INFER
+        usual = usual and route.operation != "transcriptions"
+        return Plan(call, route, refusal, now + FRESH, seconds, loop, pace, usual)
 
     def _loop(self, call: Call) -> str | None:
         if call.fields.get(NONCE) == self._nonce:

@@ -22,6 +22,7 @@ from ollama_wrap.proxy.outcome import Outcome
 from ollama_wrap.proxy.overlap import Overlap, Stream
 from ollama_wrap.reply import Origin, Reply, Sink
 from ollama_wrap.wire.connection import Answer, Connection
+from ollama_wrap.wire.pool import Pool
 from ollama_wrap.wire.pools import Pools
 
 #: An error's body is read up to here to know what it means; what is longer is the answer.
@@ -71,6 +72,7 @@ class Attempt:
         "_upload",
         "_watching",
         "_wire",
+        "adopted",
         "broken",
         "call",
         "ending_failed",
@@ -104,6 +106,8 @@ class Attempt:
         self._watching: Callable[[], None] | None = None
         self._placed = True
         self._closed = False
+        #: it was under way when its call came to the usual line
+        self.adopted = False
         #: how it ends is told to the node
         self.learns = True
         #: why the router chose this node
@@ -141,9 +145,9 @@ class Attempt:
 
     async def _ask(self, may_move: Callable[[], bool] | None) -> Outcome:
         call = self.call
-        reuse = call.repeatable
+        reuse, under_way = call.repeatable, self._answer
         while True:
-            answer = await self._send(reuse=reuse)
+            answer = under_way or await self._send(reuse=reuse)
             held = call.repeatable and call.mode is Mode.DISTRIBUTED
             await self._wait(answer, answer.begun if held else answer.arrived, may_move)
             if self.moved:
@@ -152,7 +156,7 @@ class Attempt:
                 break
             if not answer.stale or not call.repeatable:
                 raise answer.error
-            reuse = False
+            reuse, under_way = False, None
         verdict = outcome.SERVED
         if held and answer.status in outcome.DOUBTFUL and not self._of_cloud():
             body = await answer.peek(_ERROR_BODY)
@@ -174,16 +178,49 @@ class Attempt:
             origin=Origin(node=node.id, local=node.local),
         )
 
+    # begun without a task
+
+    def ask(self) -> bool:
+        """Ask the node at once; False: no connection to it is idle."""
+        connection = self._pool().reuse()
+        if connection is not None:
+            self._write(connection)
+        return connection is not None
+
+    def notice(self, call: Callable[[], None] | None) -> None:
+        """Call `call` when the reply may become the client's, or has failed."""
+        if self._answer is not None:
+            self._answer.notice(call, at_head=self.call.mode is not Mode.DISTRIBUTED)
+
+    def usual(self) -> Reply | None:
+        """The reply if it began as replies do; None: `run` has to look at it."""
+        answer = self._answer
+        if answer is None or answer.error is not None:
+            return None
+        if self.call.mode is Mode.DISTRIBUTED and answer.status in outcome.DOUBTFUL:
+            return None
+        self.outcome = outcome.SERVED
+        self.reply = self._reply(answer)
+        self.reply.origin.reason = self.reason
+        self._begun()
+        return self.reply
+
     # the request
 
-    async def _send(self, *, reuse: bool) -> Answer:
-        call = self.call
+    def _pool(self) -> Pool:
         upstream = self.upstream
-        pool = self._wire.pools.of(upstream.node, lambda: upstream.addresses)
+        return self._wire.pools.of(upstream.node, lambda: upstream.addresses)
+
+    async def _send(self, *, reuse: bool) -> Answer:
+        pool = self._pool()
         connection = pool.reuse() if reuse else None
         if connection is None:
             gasp = self.reason == "last-gasp"
             connection = await pool.connect(_LAST_GASP if gasp else None)
+        return self._write(connection)
+
+    def _write(self, connection: Connection) -> Answer:
+        call = self.call
         data = self._head()
         bare = call.method == "HEAD"
         if call.body is None:
@@ -266,6 +303,8 @@ class Attempt:
             return
         if may_move is not None:
             self._watch(lambda: self._check(what, may_move))
+            if self.adopted:
+                self._check(what, may_move)
         try:
             if may_move is not None and answer.unsent:
                 await limits.taken(answer, what, self._wire.waits.write, may_move)

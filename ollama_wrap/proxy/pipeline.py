@@ -86,7 +86,9 @@ class Pipeline:
         told: Told,
         budget: Budget,
         clock: Clock,
+        begin: Callable[[Call], Attempt | None] = lambda _: None,
     ) -> None:
+        self._begin = begin
         self._chains = chains
         self._rank = rank
         self._told = told
@@ -100,6 +102,14 @@ class Pipeline:
         self._told.running(1)
         tap = Tap(self._clock.monotonic, 0)
         return self.running.add(call, cancel, tap, self._clock.now())
+
+    def begin(self, one: Open) -> Attempt | None:
+        """The first attempt of a call whose first choice is clear; None: `answer` it."""
+        call = one.call
+        if call.kind is not Kind.INFER or not call.repeatable or call.mode is Mode.STANDALONE:
+            return None
+        one.tap.keep = self._told.keep(call)
+        return self._begin(call)
 
     async def answer(self, one: Open) -> Reply:
         """The answer, its body still open. Raises WrapError when there is none."""

@@ -58,6 +58,8 @@ class Exchange(Protocol):
     http11: bool
     pace: Pace
     """Set by the edge, as soon as it knows."""
+    complete: bool
+    """The body is here to its end."""
     started: bool
     """`begin` was called."""
     over: bool
@@ -80,6 +82,9 @@ class Exchange(Protocol):
     @property
     def has_body(self) -> bool:
         """A body was announced, even an empty one."""
+
+    def taken(self) -> bytes:
+        """What is here of the body, which is then no longer here."""
 
     async def whole(self, limit: int) -> bytes | None:
         """The body if it ends within `limit` bytes, else None: then `read` has it, whole."""

@@ -33,10 +33,12 @@ class Answer:
 
     __slots__ = (
         "_arrived",
+        "_at_head",
         "_begun",
         "_connection",
         "_grown",
         "_loop",
+        "_notice",
         "_sink",
         "bare",
         "complete",
@@ -63,6 +65,9 @@ class Answer:
         self.reused = reused
         #: the head is here; the first byte of the body, or its end, is
         self.headed = self.started = False
+        #: called once, when what it waits for is here or the reply has failed
+        self._notice: Callable[[], None] | None = None
+        self._at_head = False
         self._loop = connection.loop
         self._arrived: asyncio.Future[None] | None = None
         self._begun: asyncio.Future[None] | None = None
@@ -103,6 +108,19 @@ class Answer:
         self.started = True
         if self._begun is not None:
             _set(self._begun)
+
+    def notice(self, call: Callable[[], None] | None, *, at_head: bool = False) -> None:
+        """Call `call` instead of waking somebody, at the head or at the body's first byte."""
+        self._notice, self._at_head = call, at_head
+        if call is not None:
+            self.tell()
+
+    def tell(self) -> None:
+        """Call who is to be called, if it is time."""
+        notice = self._notice
+        if notice is not None and (self.started or (self._at_head and self.headed)):
+            self._notice = None
+            notice()
 
     @property
     def stale(self) -> bool:
@@ -176,12 +194,15 @@ class Answer:
         self.error = error
         self.complete = error is None
         self._connection = None
+        sink = self._sink
         self.head_is_here()
         self.body_begins()
         if self._grown is not None:
             _set(self._grown)
-        if self._sink is not None:
-            self._sink.end(error)
+        if sink is not None:
+            self.push()
+            sink.end(error)
+        self.tell()
 
 
 def _future(loop: asyncio.AbstractEventLoop, *, done: bool) -> asyncio.Future[None]:
@@ -291,12 +312,14 @@ class Connection(asyncio.Protocol):
             fault = BadReply(f"the node's reply is not HTTP: {error}")
         if not answer.headed and answer.received > MAX_HEAD:
             fault = fault or BadReply("the head of the node's reply is too long")
+        if answer.complete:
+            self._finish(answer, clean=fault is None)
+            return
         if answer.pieces:
             answer.body_begins()
             answer.push()
-        if answer.complete:
-            self._finish(answer, clean=fault is None)
-        elif fault is not None:
+        answer.tell()
+        if fault is not None:
             self.fail(fault)
 
     # parser

@@ -127,7 +127,7 @@ class InboundExchange:
         while not self.complete and self._size <= limit:
             await self._more()
         self.reading = False
-        return self._taken() if self._size <= limit else None
+        return self.taken() if self._size <= limit else None
 
     async def read(self) -> bytes:
         """See `Exchange.read`."""
@@ -137,13 +137,13 @@ class InboundExchange:
                 return b""
             await self._more()
         if self._size <= UNREAD:
-            return self._taken()
+            return self.taken()
         # What `whole` has gathered in vain is not copied into one.
         part = self._parts.pop(0)
         self._size -= len(part)
         return part
 
-    def _taken(self) -> bytes:
+    def taken(self) -> bytes:
         parts, self._parts = self._parts, []
         self._size = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)

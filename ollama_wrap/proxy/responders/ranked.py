@@ -85,6 +85,40 @@ class Ranked:
         """The order in which nodes would be asked now."""
         return self._router.rank(call, self._wire.fleets.current, self._wire.clock.monotonic())
 
+    def begin(self, call: Call) -> Attempt | None:
+        """The first choice, asked at once; None: it is not clear, or no connection is idle."""
+        if log.debugging():
+            return None  # the usual line says why each node was chosen
+        if call.mode is Mode.LOCAL:
+            fleet = self._wire.fleets.current
+            ranking = self._router.rank(call, fleet, self._wire.clock.monotonic())
+        elif (lead := self._lead(call)) is not None:
+            ranking = lead
+        else:
+            return None
+        first = ranking.candidates[0]
+        first.upstream.take(ranking.key)
+        attempt = Attempt(self._wire, call, first.upstream, ranking.key)
+        attempt.reason = first.reason
+        if attempt.ask():
+            return attempt
+        attempt.learns = False
+        attempt.close()
+        return None
+
+    def _adopted(self, call: Call, trail: _Trail) -> Attempt | None:
+        """The attempt that was begun before the call came here, as the first of its trail."""
+        begun, call.begun = call.begun, None
+        if not isinstance(begun, Attempt):
+            return None
+        begun.adopted = True
+        candidate = Candidate(begun.upstream, begun.reason, 0.0)
+        trail.ranking = Ranking((candidate,), begun.key)
+        trail.first = begun.upstream.node.id
+        trail.tried.add(trail.first)
+        trail.attempts.append(begun)
+        return begun
+
     async def answer(self, call: Call, before: Unavailable | None) -> Reply:
         """See `Responder`."""
         trail = _Trail()
@@ -101,6 +135,8 @@ class Ranked:
         return self._conclude(call, trail)
 
     async def _next(self, call: Call, trail: _Trail) -> Attempt | None:
+        if not trail.attempts and (begun := self._adopted(call, trail)) is not None:
+            return begun
         if trail.attempts and not self._fallback_on():
             return None
         ranking, candidate = await self._admission.place(
