@@ -93,6 +93,16 @@ class Inventory:
         """The node listed what it has in memory."""
         return replace(self, loaded={one.key: one for one in loaded})
 
+    def unloaded(self, key: str) -> "Inventory":
+        """The node let the model go from memory, under whichever name it was there."""
+        digest = self.loaded[key].digest if key in self.loaded else self.digest(key)
+        loaded = {
+            name: one
+            for name, one in self.loaded.items()
+            if name != key and (not digest or one.digest != digest)
+        }
+        return replace(self, loaded=loaded)
+
     def without(self, key: str) -> "Inventory":
         """The node said that it does not have this model."""
         return replace(

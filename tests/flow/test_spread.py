@@ -229,6 +229,7 @@ async def test_model_is_unloaded_wherever_it_is_loaded() -> None:
         reply = await unload(one)
 
         assert json.loads(reply.body)["done_reason"] == "unload"
+        assert one.upstream(reply.header("x-ollama-node") or "").inventory.loaded == {}
         await one.until(lambda: all(one[node].ledger.counts.unloads == 1 for node in ("r1", "r2")))
         await one.until(lambda: not one.upstream("r1").inventory.loaded)
 

@@ -98,6 +98,8 @@ class Spread:
     async def _tell(self, call: Call, upstream: Upstream) -> Attempt:
         attempt = self._begin(call, upstream)
         await attempt.run(may_move=None)
+        if _good(attempt):
+            upstream.inventory = upstream.inventory.unloaded(canonical(call.model or "") or "")
         return attempt
 
     # management
@@ -106,7 +108,7 @@ class Spread:
         upstreams = self._targets(call)
         if call.stream:
             woven = Woven(upstreams, lambda one: self._begin(call, one), self._wire.reread)
-            return Reply(200, list(_LINES), woven)
+            return Reply(200, list(_LINES), woven, b"OK")
         results = await asyncio.gather(*(self._result(call, one) for one in upstreams))
         shape = {one.node.id: result for one, result in zip(upstreams, results, strict=True)}
         status = 200 if all(one["error"] is None for one in results) else 502
@@ -127,6 +129,9 @@ class Spread:
         if found is None:
             text = f"no node is called '{name}' (X-Ollama-Target-Nodes)"
             raise CallerError(text, status=404, code="NODE_NOT_FOUND", details={"node": name})
+        if not found.routable:
+            text = f"nothing can be sent to node '{name}': {found.health.error or found.state}"
+            raise CallerError(text, status=409, code="CONFLICT", details={"node": name})
         return found
 
     def _check(self, call: Call) -> None:

@@ -51,6 +51,16 @@ def test_unknown_digests_are_not_equal_to_each_other() -> None:
     assert inventory.digest("x") is None
 
 
+def test_model_that_was_unloaded_is_in_memory_under_no_name() -> None:
+    loaded = [Loaded("a", "d1"), Loaded("b", "d2"), Loaded("y", "")]
+    inventory = Inventory().listed([A, ALIAS, B], 0.0).running(loaded)
+
+    assert inventory.unloaded("alias").loaded.keys() == {"b", "y"}
+    assert inventory.unloaded("a").loaded.keys() == {"b", "y"}
+    assert inventory.unloaded("y").loaded.keys() == {"a", "b"}
+    assert inventory.unloaded("unknown").loaded.keys() == {"a", "b", "y"}
+
+
 def test_model_that_the_node_denies_is_gone_everywhere() -> None:
     inventory = Inventory().listed([A, B], 0.0).running([Loaded("a", "d1")]).without("a")
 

@@ -109,10 +109,18 @@ async def test_unknown_node_is_said(bench: Bench, name: str) -> None:
     assert bench.refreshed == []
 
 
+async def test_node_that_takes_no_calls_is_said(bench: Bench) -> None:
+    with pytest.raises(CallerError, match="s1") as caught:
+        await bench.answer(call("pull", "s1"))
+
+    assert (caught.value.status, caught.value.code) == (409, "CONFLICT")
+
+
 async def test_stream_is_lines_of_all_nodes(bench: Bench) -> None:
     reply = await bench.answer(call("pull", "r1", "r2", stream=True))
 
     assert isinstance(reply.body, Woven)
+    assert (reply.status, reply.phrase) == (200, b"OK")
     assert reply.headers == [
         (b"Content-Type", b"application/x-ndjson"),
         (b"Transfer-Encoding", b"chunked"),
