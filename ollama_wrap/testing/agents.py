@@ -168,6 +168,7 @@ class _Response:
     async def events(self, speech: Speech) -> AsyncGenerator[bytes, None]:
         """Yield the events of a stream; a failure after the first one just stops them."""
         async with aclosing(speech):
+            # Waits for the load: until then the answer may still be an error with a status.
             first = await anext(speech, None)
             for event in self._opening():
                 yield event
@@ -181,6 +182,7 @@ class _Response:
                         yield event
 
     def _opening(self) -> Iterator[bytes]:
+        # Both say the same; clients wait for the second.
         yield self._event("response.created", response=self.value())
         yield self._event("response.in_progress", response=self.value())
         item = {"content": [], "id": self._item, "role": "assistant"}

@@ -27,8 +27,8 @@ class Connection(asyncio.Protocol):
         lost: "Callable[[Connection], None]",
     ) -> None:
         self.number = 0
+        #: True once the client has closed its side or broken the connection
         self.client_left = False
-        """True once the client has closed its side or broken the connection."""
         self._ended = False
         self._serve = serve
         self._lost = lost

@@ -26,7 +26,9 @@ _INTEGER = (
     " draft_num_predict"
 )
 _FLOAT = "top_p min_p typical_p temperature repeat_penalty presence_penalty frequency_penalty"
+#: Options, by the Go type that they must have
 _OPTIONS = dict.fromkeys(_INTEGER.split(), "integer") | dict.fromkeys(_FLOAT.split(), "float32")
+#: What a runner is loaded with: another value is another load
 _RELOADING = ("num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread")
 
 
@@ -44,11 +46,11 @@ class Options:
     max_loaded: int = 3
     keep_alive: float = 300.0
     origins: tuple[str, ...] = ()
+    #: Models that a pull finds; ``*``: any. Those that are here are found too.
     registry: tuple[str, ...] = ()
-    """Models that a pull finds; ``*``: any. Those that are here are found too."""
     signin_url: str = ""
+    #: Answer as if bound to an address that is not loopback: no Host check
     public: bool = False
-    """Answer as if bound to an address that is not loopback: no Host check."""
 
     @property
     def modern(self) -> bool:
@@ -81,6 +83,7 @@ class Daemon:
         try:
             return bind(request.raw, struct, fields)
         except BadJsonError as error:
+            # gin's sentence for what the decoder calls EOF.
             text = "missing request body" if str(error) == "EOF" else str(error)
             raise Refused(400, text) from None
 
@@ -148,6 +151,7 @@ def keep_alive(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        # Go names the type that it decoded into an empty interface.
         kind = {bool: "bool", list: "[]interface {}"}.get(type(value), "map[string]interface {}")
         raise Refused(400, f"Unsupported type: '{kind}'")
     seconds = _go_duration(value) if isinstance(value, str) else float(value)
@@ -157,6 +161,7 @@ def keep_alive(value: object) -> float | None:
 def _go_duration(text: str) -> float:
     sign = -1.0 if text.startswith("-") else 1.0
     bare = text[1:] if text[:1] in {"-", "+"} else text
+    # The one number that Go takes without a unit.
     if bare == "0":
         return 0.0
     parts = _DURATION.findall(bare)

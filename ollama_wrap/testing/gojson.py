@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from itertools import zip_longest
 
+#: Go escapes what could end a script in a page, and two that end lines in one
 _ESCAPES = str.maketrans(
     {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 )
@@ -37,6 +38,7 @@ def first_value(raw: bytes) -> object:
     start = len(text) - len(text.lstrip(" \t\r\n"))
     if start == len(text):
         raise BadJsonError("EOF")
+    # NaN and Infinity are Python's idea of JSON, not Go's.
     decoder = json.JSONDecoder(object_pairs_hook=_folded, parse_constant=_no_constant)
     try:
         value: object = decoder.raw_decode(text, start)[0]
@@ -67,6 +69,7 @@ def bind(raw: bytes, struct: str, fields: Mapping[str, str]) -> dict[str, object
 
 
 def _folded(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    # Go finds fields whatever the case of their keys, and null leaves them as they were.
     return {key.casefold(): value for key, value in pairs if value is not None}
 
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 
+#: Bytes of a body that are kept; of a longer one only size and hash
 KEPT = 1 << 20
-"""Bytes of a body that are kept; of a longer one only size and hash."""
 
 
 class End(StrEnum):
@@ -39,8 +39,8 @@ class Entry:
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     end: End = End.OPEN
     status: int = 0
+    #: Bytes of the answer that were written, head included
     sent: int = 0
-    """Bytes of the answer that were written, head included."""
 
     @property
     def path(self) -> str:

@@ -14,8 +14,8 @@ from ollama_wrap.testing.store import Model
 
 SHOW: Fields = {"model": "string", "name": "string", "verbose": "bool"}
 MODELS_FOLDER = "/usr/share/ollama/.ollama/models"
+#: What a model's file has that is not loaded: the recorded one is that much larger on disk
 _HEADER_BYTES = 161
-"""What a model's file has that is not loaded: the recorded one is that much larger on disk."""
 
 
 async def root(daemon: Daemon, request: Request) -> Reply:

@@ -36,7 +36,9 @@ CREATE: Fields = {
 COPY: Fields = {"source": "string", "destination": "string"}
 _DIGEST = re.compile(r"sha256[:-][0-9a-fA-F]{64}\Z")
 _NO_MANIFEST = "pull model manifest: file does not exist"
+#: Absolute, or with a folder of dots in it
 _ABSOLUTE = re.compile(r"/|.*(^|/)\.\.?(/|$)")
+#: Lines with a growing `completed`, for each layer
 _PROGRESS_STEPS = 4
 
 Lines = AsyncGenerator[dict[str, object], None]
@@ -155,6 +157,7 @@ async def _progress(body: Mapping[str, object], lines: Lines) -> Reply:
     """Send the lines as a stream, or wait for the last of them."""
     if body.get("stream") is not False:
         return Reply(200, [("Content-Type", NDJSON)], await begun(_encoded(lines)))
+    # Without a stream only the last line is sent, and an error takes its status along.
     last: dict[str, object] = {}
     try:
         async with aclosing(lines):
@@ -181,6 +184,7 @@ async def _encoded(lines: Lines) -> AsyncGenerator[bytes, None]:
 async def _pulling(daemon: Daemon, name: Name, pace: float) -> Lines:
     yield {"status": "pulling manifest"}
     await asyncio.sleep(pace)
+    # What is here is found in the registry too, so that a model can be pulled twice.
     found = daemon.store.find(name)
     offered = {parse(text).key for text in daemon.options.registry if text != "*"}
     if found is None and "*" not in daemon.options.registry and name.key not in offered:
@@ -223,6 +227,7 @@ async def _creating(daemon: Daemon, name: Name, body: Mapping[str, object], pace
     origin, files = text_of(body, "from"), body.get("files")
     if origin:
         base = daemon.store.exact(_target(origin))
+        # A base that is not here is pulled first, its progress in the same stream.
         if base is None:
             async with aclosing(_pulling(daemon, _target(origin), pace)) as lines:
                 async for line in lines:
@@ -235,6 +240,7 @@ async def _creating(daemon: Daemon, name: Name, body: Mapping[str, object], pace
         raise RunFailed(400, "neither 'from' or 'files' was specified")
     model = _changed(base, name, body)
     yield {"status": f"using existing layer sha256:{model.weights}"}
+    # A layer that the base has already is used again.
     known = base.template == model.template and bool(origin)
     verb = "using existing" if known else "creating new"
     yield {"status": f"{verb} layer sha256:{hexed(model.template)}"}
@@ -251,6 +257,7 @@ def _imported(daemon: Daemon, digests: list[str]) -> Model:
             file = digest.replace(":", "-")
             text = f"open {MODELS_FOLDER}/blobs/{file}: no such file or directory"
             raise RunFailed(500, text)
+    # The first file stands for all: nobody runs this model.
     weights = digests[0].partition(":")[2]
     size = daemon.store.blobs[digests[0]]
     return replace(made("imported", datetime.now(UTC)), weights=weights, size=size)

@@ -30,8 +30,10 @@ CHAT: Fields = _COMMON | {"messages": "[]api.Message", "tools": "[]api.Tool"}
 EMBED: Fields = {key: _COMMON[key] for key in ("model", "options")} | {"truncate": "bool"}
 EMBEDDINGS: Fields = {key: _COMMON[key] for key in ("model", "options")} | {"prompt": "string"}
 _TRY_PULLING = 'model "{}" not found, try pulling it first'
+#: The recorded model gives every text this vector
 VECTOR = (0.18257418, 0.36514837, 0.5477226, 0.73029673)
 _LEGACY_VECTOR = (0.10000000149011612, 0.20000000298023224, 0.30000001192092896, 0.4000000059604645)
+#: Tokens of any text, as recorded
 EMBED_TOKENS = 3
 
 Item = Callable[[str], dict[str, object]]
@@ -51,9 +53,11 @@ async def generate(daemon: Daemon, request: Request) -> Reply:
     model = daemon.runnable(asked)
 
     def item(said: str) -> dict[str, object]:
+        # The name goes back as the client spelled it.
         return {"model": asked, "created_at": now(), "response": said}
 
     wish = daemon.wish(request, model, body)
+    # Nothing to say: the model is loaded, or unloaded, and that is all.
     if not prompt and not body.get("images"):
         return await _load(daemon, wish, item)
     _capable(model, asked, body, "generate")
@@ -144,6 +148,7 @@ def _embedding(daemon: Daemon, asked: str) -> Model:
 
 
 def _capable(model: Model, asked: str, body: Mapping[str, object], what: str) -> None:
+    # In stock's order: the first that is lacking is the one that is said.
     if "completion" not in model.capabilities:
         raise Refused(400, f'"{asked}" does not support {what}')
     if body.get("tools") and "tools" not in model.capabilities:
@@ -156,6 +161,7 @@ def _capable(model: Model, asked: str, body: Mapping[str, object], what: str) ->
 
 async def _load(daemon: Daemon, wish: Wish, item: Item) -> Reply:
     """Load without a word, or unload if the keep-alive is 0."""
+    # Unloading needs no place in the queue; loading waits as any request does.
     unload = wish.keep_alive == keep_alive(0)
     if unload:
         daemon.scheduler.unload(wish.model)
@@ -227,6 +233,7 @@ async def whole(speech: AsyncGenerator[str | Said, None]) -> Said:
                 text, count = text + said, count + 1
         except RunFailed as error:
             raise Refused(error.status, error.text) from None
+    # `silent_end`: the engine stopped without its last word.
     return Said(text, count, "", 1, 1)
 
 

@@ -21,8 +21,8 @@ JSON = "application/json; charset=utf-8"
 PLAIN_JSON = "application/json"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+#: What Go holds back of a body that nobody flushed; a longer one is chunked
 _GO_BUFFER = 2048
-"""What Go holds back of a body that nobody flushed; a longer one is chunked."""
 
 
 class CutError(Exception):
@@ -36,8 +36,8 @@ class Reply:
     status: int
     headers: list[tuple[str, str]] = field(default_factory=list)
     body: bytes | AsyncGenerator[bytes, None] = b""
+    #: No Content-Length although the body is empty
     unsized: bool = False
-    """No Content-Length although the body is empty."""
 
 
 def json_reply(value: object, status: int = 200, kind: str = JSON, end: bytes = b"") -> Reply:
@@ -83,6 +83,7 @@ class Sender:
             body = b"" if silent else self._framed(reply.body, framing)
             await self._put(head + body + self._tail(framing, silent=silent))
             return
+        # The head goes with the first piece: until then nothing is on the wire.
         async for piece in reply.body:
             await self._put(head + self._framed(piece, framing))
             head = b""
@@ -109,6 +110,7 @@ class Sender:
             if data:
                 await self._connection.write(data)
             self.sent += len(data)
+            # In order, or with an RST.
             if self._rule.cut_how == "fin":
                 self._connection.close()
             else:
@@ -124,6 +126,7 @@ class Sender:
 def _framing(reply: Reply, request: Request) -> str:
     if reply.status in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED} or reply.unsized:
         return "none"
+    # A body that nobody flushed has its length, if it fits into what Go holds back.
     if isinstance(reply.body, bytes) and len(reply.body) <= _GO_BUFFER:
         return "length"
     if request.method == "HEAD":
@@ -143,6 +146,7 @@ def _head(reply: Reply, request: Request, framing: str, rule: Rule, *, closing: 
         lines.append(f"Content-Length: {len(reply.body) + rule.length_off}")  # type: ignore[arg-type]
     if closing and not old:
         lines.append("Connection: close")
+    # An old client is told what a new one takes for granted.
     elif old and not closing and framing != "close":
         lines.append("Connection: keep-alive")
     if framing == "chunked":

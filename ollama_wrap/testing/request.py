@@ -13,9 +13,11 @@ from ollama_wrap.testing.connection import Connection, GoneError
 from ollama_wrap.testing.ledger import Entry
 from ollama_wrap.testing.script import Rule
 
+#: Go's own limit
 _HEAD_LIMIT = 1 << 20
 _PIECE = 64 * 1024
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+#: What Go refuses in a path
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -39,8 +41,8 @@ class Request:
     connection: Connection
     path: str = ""
     host: str = ""
+    #: Bytes of the body that are left on the connection; -1: chunked and not at its end
     length: int = 0
-    """Bytes of the body that are left on the connection; -1: chunked and not at its end."""
     begun: bool = False
     raw: bytes = b""
     model: str = ""
@@ -75,6 +77,7 @@ class Request:
                 size = int(line.partition(b";")[0].strip() or b"x", 16)
             except ValueError:
                 raise GoneError from None
+            # Trailers are read and dropped.
             if size == 0:
                 while await self.connection.line_end(b"\r\n", _HEAD_LIMIT) != b"\r\n":
                     pass
@@ -135,6 +138,7 @@ def _place(request: Request) -> None:
     if len(hosts) > 1:
         raise UnreadableError("400 Bad Request", "too many Host headers")
     request.host = hosts[0] if hosts else ""
+    # An absolute target overrules the Host header.
     if target.startswith(("http://", "https://")):
         parts = urlsplit(target)
         request.host, target = parts.netloc, parts.path or "/"

@@ -18,8 +18,8 @@ from ollama_wrap.testing.reply import Reply
 from ollama_wrap.testing.request import Request
 
 Handler = Callable[[Daemon, Request], Awaitable[Reply]]
+#: The order in which gin names methods in Allow
 _TREES = ("HEAD", "GET", "POST", "DELETE")
-"""The order in which gin names methods in Allow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,8 @@ class Route:
     path: str
     handler: Handler
     shape: Shape = Shape.NATIVE
+    #: Whether the handler reads the body itself
     streams: bool = False
-    """Whether the handler reads the body itself."""
 
 
 ROUTES = (

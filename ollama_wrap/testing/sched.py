@@ -15,8 +15,8 @@ from ollama_wrap.testing.ledger import Ledger
 from ollama_wrap.testing.script import BUSY, Failure
 from ollama_wrap.testing.store import Model
 
+#: Seconds of a negative keep-alive: the longest that Go's Duration holds
 FOREVER = 9_223_372_036.0
-"""Seconds of a negative keep-alive: the longest that Go's Duration holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class Runner:
         self.keep_alive = keep_alive
         self.users = 0
         self.idle = asyncio.Event()
+        #: When it last became idle; None while its first request runs
         self.ended: datetime | None = None
-        """When it last became idle; None while its first request runs."""
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -77,6 +77,7 @@ class Scheduler:
         """Give a runner for the time of the block; loads it first if need be. Raises Refused."""
         if wish.failure is not None and wish.failure.when == "queue":
             raise Refused(wish.failure.status, wish.failure.text)
+        # A load that is to fail is tried even where the model is loaded.
         found = None if wish.failure is not None else self._ready(wish)
         if found is None:
             found = await self._queued(wish)
@@ -84,6 +85,7 @@ class Scheduler:
         found.idle.clear()
         if found.timer is not None:
             found.timer.cancel()
+        # The last request that says how long decides, as in stock.
         if wish.keep_alive is not None:
             found.keep_alive = wish.keep_alive
         try:
@@ -145,6 +147,7 @@ class Scheduler:
             raise Refused(wish.failure.status, wish.failure.text)
         counts.loads_finished += 1
         self._ledger.note()
+        # Stock gives embedding models one slot, whatever is set.
         only_embeds = wish.model.capabilities == ("embedding",)
         runner = Runner(
             wish, self.limits.keep_alive, 1 if only_embeds else self.limits.num_parallel
@@ -155,6 +158,7 @@ class Scheduler:
     async def _make_room(self, model: Model) -> None:
         """Unload what the load replaces, or the idle one with the shortest keep-alive."""
         same = self.runners.get(model.weights)
+        # Other options mean another load of the same weights, in the place of the first.
         if same is None and len(self.runners) < self.limits.max_loaded:
             return
         victims = (
@@ -163,6 +167,7 @@ class Scheduler:
             else sorted(self.runners.values(), key=lambda r: r.keep_alive)
         )
         victim = next((r for r in victims if r.users == 0), victims[0])
+        # Nothing is taken from under a request: the load waits for it.
         while victim.users:
             await victim.idle.wait()
         self._drop(victim)
@@ -170,6 +175,7 @@ class Scheduler:
     def _settle(self, runner: Runner) -> None:
         if runner.keep_alive == 0:
             self._drop(runner)
+        # One that is to stay for ever needs no timer.
         elif runner.keep_alive < FOREVER:
             loop = asyncio.get_running_loop()
             runner.timer = loop.call_later(runner.keep_alive, self._drop, runner)

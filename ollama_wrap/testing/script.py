@@ -31,6 +31,7 @@ _TOO_LONG = (
     ' "type": "exceed_context_size_error"}}'
 )
 BUSY = Failure("queue", 503, "server busy, please try again.  maximum pending requests exceeded")
+#: What stock says when its engine fails, by a name for rules; the texts are recorded ones
 FAILURES: Mapping[str, Failure] = {
     "engine-dies": Failure("stream", 500, f"{_RUN}unexpected EOF"),
     "engine-dies-first": Failure("prompt", 500, f"{_RUN}unexpected EOF"),
@@ -45,6 +46,7 @@ FAILURES: Mapping[str, Failure] = {
     "busy": BUSY,
 }
 
+#: Answers that no server should give, by a name for rules
 RAW: Mapping[str, str] = {
     "garbage": "\x16\x03\x01\x02\x00\x01\x00not http at all\r\n\r\n",
     "switch": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
@@ -69,50 +71,50 @@ class Rule:
     model: str = ""
     times: int = 1
     skip: int = 0
+    #: Before anything of the answer
     delay: float = 0.0
-    """Before anything of the answer."""
+    #: Between the load and the first token
     prompt_delay: float = 0.0
-    """Between the load and the first token."""
     load_delay: float | None = None
     token_delay: float | None = None
     say: str | None = None
+    #: How often the words are said: huge replies
     repeat: int = 1
-    """How often the words are said: huge replies."""
+    #: A name in FAILURES
     failure: str = ""
-    """A name in FAILURES."""
+    #: For failures in mid-stream and for `silent_end`
     after_tokens: int = 3
-    """For failures in mid-stream and for `silent_end`."""
+    #: The stream ends cleanly, without its last item
     silent_end: bool = False
-    """The stream ends cleanly, without its last item."""
+    #: Answer with this status, `body` and `content_type` instead of stock's answer
     status: int = 0
-    """Answer with this status, `body` and `content_type` instead of stock's answer."""
     body: str = ""
     content_type: str = "application/json; charset=utf-8"
+    #: Added to the answer as they are, CR and LF too
     headers: tuple[tuple[str, str], ...] = ()
-    """Added to the answer as they are, CR and LF too."""
+    #: The process dies after so many tokens; 0: before it answers
     die_after: int | None = None
-    """The process dies after so many tokens; 0: before it answers."""
+    #: The connection is cut after so many bytes of the answer
     cut_after: int | None = None
-    """The connection is cut after so many bytes of the answer."""
+    #: As `cut_after`, counted from the end of the head; may be negative
     cut_body_after: int | None = None
-    """As `cut_after`, counted from the end of the head; may be negative."""
+    #: rst or fin
     cut_how: str = "rst"
-    """rst or fin."""
+    #: Added to the Content-Length that is announced
     length_off: int = 0
-    """Added to the Content-Length that is announced."""
+    #: The chunk with this index has no readable size
     break_chunk: int | None = None
-    """The chunk with this index has no readable size."""
     drop_last_chunk: bool = False
+    #: The whole answer is sent two times
     twice: bool = False
-    """The whole answer is sent two times."""
+    #: So many 103 answers come first
     informational: int = 0
-    """So many 103 answers come first."""
+    #: These bytes (latin-1), or the ones of that name in RAW, instead of an answer
     raw: str | None = None
-    """These bytes (latin-1), or the ones of that name in RAW, instead of an answer."""
+    #: The request is read and never answered
     silence: bool = False
-    """The request is read and never answered."""
+    #: The body is not read and nothing is answered
     deaf: bool = False
-    """The body is not read and nothing is answered."""
 
 
 class Script:
@@ -143,8 +145,10 @@ class Script:
 
     def _take(self, method: str, path: str, model: str | None) -> Rule | None:
         for at, rule in enumerate(self._rules):
+            # Deaf rules are looked for before the body is read, all others after it.
             if rule.deaf != (model is None) or not _concerns(rule, method, path, model):
                 continue
+            # A match counts even where it is let through, so that `skip` moves on.
             self._seen[at] += 1
             turn = self._seen[at] - rule.skip
             if turn > 0 and (rule.times == 0 or turn <= rule.times):
@@ -158,6 +162,7 @@ def from_json(given: Mapping[str, object]) -> Rule:
     if unknown := set(given) - known:
         raise TypeError(f"a rule has no {', '.join(sorted(unknown))}")
     values = dict(given)
+    # JSON has no tuples.
     pairs = values.get("headers")
     if isinstance(pairs, list):
         values["headers"] = tuple((str(name), str(value)) for name, value in pairs)

@@ -23,10 +23,10 @@ from ollama_wrap.testing.routes import answer, find
 from ollama_wrap.testing.script import Rule, Script
 from ollama_wrap.testing.store import ModelSpec, Store
 
+#: What Go reads of a body that no handler wanted, before it answers and closes
 _POST_HANDLER_LIMIT = 256 * 1024
-"""What Go reads of a body that no handler wanted, before it answers and closes."""
+#: Seconds between the end of an early answer and the close, as in Go
 _LINGER = 0.5
-"""Seconds between the end of an early answer and the close, as in Go."""
 
 
 class FakeOllama:
@@ -100,6 +100,7 @@ class FakeOllama:
         if self._server is not None:
             self._server.close()
             self._server = None
+        # A killed process closes nothing in order: peers see a reset.
         for connection in list(self._open):
             connection.reset()
             if connection.task is not None:
@@ -178,6 +179,7 @@ class FakeOllama:
             request.connection.pause()
             await asyncio.Event().wait()
         route = find(request.method, request.path)
+        # Stock binds the body before it looks for the model; a blob streams past it.
         if route is not None and not route.streams:
             request.raw = b"".join([piece async for piece in request.pieces()])
             _keep(request, entry)
@@ -192,6 +194,7 @@ class FakeOllama:
         await asyncio.sleep(rule.delay)
         if rule.die_after == 0:
             self.daemon.voice.die()
+        # A process that dies ends this task; one that hangs never does.
         if rule.silence or rule.die_after == 0:
             await asyncio.Event().wait()
         if rule.status:
@@ -203,6 +206,7 @@ class FakeOllama:
         early = await _left_unread(request)
         tampered = _tampered(rule)
         stays = request.keeps_alive and not early and not tampered
+        # Without chunks only the close says where a stream ends.
         if request.version == "HTTP/1.0" and not isinstance(reply.body, bytes):
             stays = False
         entry.status = reply.status
@@ -223,6 +227,8 @@ class FakeOllama:
 
 async def _left_unread(request: Request) -> bool:
     """Drop a body that nobody read; return whether it is too long for that."""
+    # The client was never asked for it: what comes next on the connection may be the body
+    # or another request, and nobody can tell.
     if request.header("expect") and request.length and not request.begun:
         return True
     if request.length > _POST_HANDLER_LIMIT:
@@ -258,6 +264,7 @@ def _model_of(request: Request) -> str:
         body = first_value(request.raw)
     except (BadJsonError, json.JSONDecodeError):
         return ""
+    # A copy names its model `source`.
     return text_of(body, "model", "name", "source") if isinstance(body, dict) else ""
 
 

@@ -12,8 +12,8 @@ from ollama_wrap.testing.ledger import Ledger
 from ollama_wrap.testing.sched import Scheduler, Wish
 from ollama_wrap.testing.script import FAILURES, Rule
 
+#: The recorded engine counts every prompt as seven tokens
 PROMPT_TOKENS = 7
-"""The recorded engine counts every prompt as seven tokens."""
 
 
 class RunFailed(Exception):
@@ -55,6 +55,7 @@ class Voice:
         """
         loop = asyncio.get_running_loop()
         begun = loop.time()
+        # Who waits for a slot keeps the model loaded meanwhile.
         async with self.scheduler.runner(wish) as runner, runner.slots:
             loaded = loop.time()
             self.ledger.started()
@@ -71,6 +72,7 @@ class Voice:
                     _fail(rule, "stream", count)
                     text, count = text + token, count + 1
                     yield token
+                # After the last word, before the line that ends it.
                 if rule.die_after is not None and rule.die_after >= count:
                     await self._end()
             except RunFailed:
@@ -86,6 +88,7 @@ class Voice:
                 self.ledger.note()
         if rule.silent_end:
             return
+        # Stopped by the client's limit, or because all was said.
         cut = most is not None and count >= most
         now = loop.time()
         yield Said(

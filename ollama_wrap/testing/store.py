@@ -57,6 +57,7 @@ class Store:
         self._models: dict[str, Model] = {}
         self.blobs: dict[str, int] = {}
         now = datetime.now(UTC)
+        # Lists show the newest first, so the first that is given is the newest.
         for age, spec in enumerate(specs):
             self.add(made(spec, now - timedelta(seconds=40 + age)))
 
@@ -97,6 +98,7 @@ def made(spec: ModelSpec | str, modified: datetime) -> Model:
         spec = ModelSpec(name, digest)
     name = _stored(spec.name)
     seed = spec.digest or name
+    # Equal text is an equal digest, on every node of a test.
     given = len(seed) == _DIGEST_LENGTH and set(seed) <= set(hexdigits)
     return Model(
         name=name,
