@@ -35,6 +35,11 @@ class Waits:
     idle: float = 0.0
     total: float = 0.0
 
+    @property
+    def hard(self) -> bool:
+        """Whether an operator limits the time to the first byte of inference."""
+        return self.first_byte > 0 or self.total > 0
+
     def of(self, call: Call, upstream: Upstream) -> tuple[float, bool]:
         """The limit to the first byte; True: also where nobody else can answer."""
         limit, hard = self._first_byte(call, upstream)

@@ -24,6 +24,19 @@ async def test_limit_that_an_operator_set_moves_a_call_on() -> None:
         await one.until(lambda: seen.counts.generations_cancelled == 1)
 
 
+@pytest.mark.parametrize("limit", ["first_byte", "total", "write_idle"])
+async def test_limit_holds_on_a_connection_that_is_there_already(limit: str) -> None:
+    async with cluster(PAIR, upstream={limit: 0.2}) as one:
+        before = await one.chat("big")
+        one["r1"].on(route="/api/chat", **({"deaf": True} if limit == "write_idle" else SLOW))
+        text = "x" * (16 * 1024 * 1024 if limit == "write_idle" else 1)
+
+        reply = await one.chat("big", messages=[{"role": "user", "content": text}])
+
+        assert (before.header("x-ollama-node"), reply.header("x-ollama-node")) == ("r1", "r2")
+        assert reply.header("x-ollama-fallback-reason") == "timeout"
+
+
 async def test_limit_that_an_operator_set_holds_where_nobody_else_is_left() -> None:
     async with cluster(ALONE, upstream={"first_byte": 0.2}) as one:
         one["r1"].on(route="/api/chat", prompt_delay=9.0)
@@ -50,6 +63,7 @@ async def test_slow_show_is_waited_for_where_there_is_no_other_holder() -> None:
         assert told(await one.post("/api/show", model="big")) == (200, "r1", None, None)
 
 
+SLOW = {"prompt_delay": 9.0}
 STREAM = b'{"model":"big","messages":[{"role":"user","content":"hi"}]}'
 NO_RETRIES = {"least": 0, "share": 0.0}
 

@@ -87,8 +87,8 @@ class Ranked:
 
     def begin(self, call: Call) -> Attempt | None:
         """The first choice, asked at once; None: it is not clear, or no connection is idle."""
-        if log.debugging():
-            return None  # the usual line says why each node was chosen
+        if log.debugging() or self._wire.waits.hard:
+            return None  # the usual line says why each node was chosen, and ends waits
         if call.mode is Mode.LOCAL:
             fleet = self._wire.fleets.current
             ranking = self._router.rank(call, fleet, self._wire.clock.monotonic())
