@@ -90,6 +90,7 @@ class Client:
         addresses = self._upstream.addresses
         if not addresses:
             raise ConnectFailed(f"{self._upstream.node.host} does not resolve")
+        # An address that swallows everything must leave time for the others.
         patience = CONNECTING * question.seconds / len(addresses)
         try:
             async with asyncio.timeout(question.seconds):
@@ -141,6 +142,7 @@ def _request(node: Node, address: str, question: Question, patience: float) -> h
         port=node.port,
         raw_path=(node.prefix + question.path).encode("ascii"),
     )
+    # The time in all is kept by `ask`.
     timeout = {"connect": patience}
     extensions = {"timeout": timeout, "sni_hostname": node.host}
     headers = _headers(node, question.headers)
@@ -168,6 +170,7 @@ def host_header(node: Node) -> bytes:
 
 
 async def _body(response: httpx2.Response, cap: int) -> bytes:
+    # A list of a few bytes could unpack to gigabytes.
     if response.headers.get("content-encoding", "identity") != "identity":
         raise BadReply("the answer is encoded, which was not asked for")
     body = bytearray()

@@ -37,6 +37,7 @@ class Ollama:
         """A sidecar's ping where there is one, else the version: neither touches disk or GPU."""
         if ping:
             found = sidecar.read(await self._client.ask(sidecar.question(seconds)))
+            # Stock answers a ping with its 404: then it is a plain node.
             if found is not None:
                 return found
         answer = await self._ask("/api/version", VERSION_CAP, seconds)

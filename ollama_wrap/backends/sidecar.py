@@ -50,6 +50,7 @@ def read(answer: Answer) -> Probe | None:
 
     Of a sidecar that speaks no version of ours, only id, boot and proto are read.
     """
+    # Something before it is broken, which says nothing about what it is.
     if answer.status >= 500:
         raise UpstreamError(f"{PATH} answered {answer.status}")
     try:

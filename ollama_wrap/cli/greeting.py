@@ -41,6 +41,7 @@ async def greet(runtime: Runtime) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE):
             await runtime.prober.first_round.wait()
+            # The fleet may be replaced while we wait.
             while not _asked(runtime.fleets.current):
                 await runtime.clock.sleep(_LOOK_EVERY)
     told = log.get(__name__)
@@ -82,6 +83,7 @@ def _why(runtime: Runtime) -> str:
 
 def _nodes(fleet: Fleet, now: float) -> str:
     states = [one.state_word(now) for one in fleet.others]
+    # A line with twenty names is read by nobody.
     if len(states) > _NAMED:
         counts = Counter(states).most_common()
         return ", ".join(f"{count} {state}" for state, count in counts)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ollama_wrap.cli.neighbour import Neighbour, neighbour
 from ollama_wrap.config import Listen
 
+#: who listens everywhere is asked on loopback
 _OWN_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  where to connect to
 #: addresses that a name has and this machine does not, such as ::1 without IPv6
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -72,6 +73,7 @@ def _bind(listen: Listen) -> list[socket.socket]:
             if error.errno not in _NOT_HERE:
                 raise _taken(listen, made, _words(error)) from error
             missing = error
+        # Port 0: all addresses of a name get the one that the first was given.
         port = port or (made[0].getsockname()[1] if made else 0)
     if not made:
         raise _taken(listen, made, _words(missing) if missing else "the name has no address")
@@ -92,10 +94,12 @@ def _socket(family: socket.AddressFamily, address: str, port: int) -> socket.soc
     made = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sys.platform == "win32":
+            # SO_REUSEADDR means something else there: a second program could bind it too.
             made.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
+            # Both families of a name get a socket of their own.
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         made.bind((address, port))
     except OSError:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 #: its settings that the sidecar must have too, or that say where it listened
 WANTED = ("OLLAMA_HOST", "OLLAMA_ORIGINS", "OLLAMA_NUM_PARALLEL")
+#: a listening socket, in the numbers of /proc/net/tcp
 _LISTENING = "0A"
 
 
@@ -73,6 +74,7 @@ class Machine:
     def _linux(self, port: int) -> Found:
         sockets = dict(self._sockets(port))
         pid, wide = self._owner(set(sockets)), any(sockets.values())
+        # `show` needs no rights; a unit that is not there is `inactive`.
         asked = ["systemctl", "show", "ollama.service", "-p", "ActiveState,MainPID,Environment"]
         unit = dict(line.partition("=")[::2] for line in self.said(asked).splitlines())
         # Whose process it is only root can see; the service is the likely one.
@@ -84,6 +86,7 @@ class Machine:
         """Docker's own process for a published port; its command line is open to all."""
         for path in self.proc.glob("[0-9]*/cmdline"):
             words = _bytes(path).decode("utf-8", "replace").split("\0")
+            # Options and their values follow each other.
             options = dict(pairwise(words))
             if words[0].endswith("docker-proxy") and options.get("-host-port") == str(port):
                 wide = not options.get("-host-ip", "").startswith("127.")
@@ -95,14 +98,17 @@ class Machine:
         for table in ("tcp", "tcp6"):
             for line in _bytes(self.proc / "net" / table).decode("ascii", "replace").splitlines():
                 fields = line.split()
+                # The first line has titles, and others may be of sockets that are no listeners.
                 if len(fields) < 10 or fields[3] != _LISTENING:
                     continue
                 address, _, number = fields[1].rpartition(":")
                 if number == f"{port:04X}":
+                    # All zeros: every interface.
                     yield fields[9], not address.strip("0")
 
     def _owner(self, inodes: set[str]) -> int | None:
         wanted = {f"socket:[{inode}]" for inode in inodes}
+        # Files of other users' processes cannot be read, and processes end meanwhile.
         for path in self.proc.glob("[0-9]*/fd/*"):
             try:
                 if str(path.readlink()) in wanted:

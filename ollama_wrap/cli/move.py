@@ -81,6 +81,7 @@ def _windows(_: Found, target: Listen) -> list[str]:
 def _process(found: Found, target: Listen) -> list[str]:
     settings = {**(found.settings or {}), "OLLAMA_HOST": str(target)}
     given = " ".join(f"{name}={shlex.quote(value)}" for name, value in sorted(settings.items()))
+    # Its other variables come from its terminal, which has them already.
     stop = f"    kill {found.pid}" if found.pid else "    # stop the one that runs"
     return [stop, f"    {given} ollama serve"]
 
@@ -119,6 +120,7 @@ def _listened(found: Found, listen: Listen) -> Listen:
         said = parse_listen((found.settings or {})["OLLAMA_HOST"])
     except (KeyError, ValueError):
         said = None
+    # A setting that names another port is not that of the one who listens here.
     if said is not None and said.port == listen.port:
         return said
     return Listen("0.0.0.0", listen.port) if found.wide else listen  # noqa: S104  as it listened

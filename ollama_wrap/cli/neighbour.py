@@ -47,6 +47,7 @@ def neighbour(host: str, port: int) -> Neighbour | None:
 
 def _named(connection: HTTPConnection) -> Neighbour:
     answer, body = _get(connection, "/")
+    # A sidecar says so on every answer, whatever its Ollama does.
     if (mode := answer.getheader("X-Ollama-Mode")) is not None:
         node = answer.getheader("X-Ollama-Node")
         named = f" ({node})" if node else ""

@@ -107,6 +107,7 @@ class Stage:
         for program in self._programs:
             try:
                 program.process.wait(3)
+            # It was asked to end and does not.
             except subprocess.TimeoutExpired:
                 program.kill()
         self._open.close()
@@ -138,6 +139,7 @@ class Stage:
     def sidecar(self, settings: Mapping[str, str]) -> Program:
         """A sidecar; requests go to it from now on."""
         own = {
+            # Nothing of the demo may meet a sidecar that runs here.
             "OLLAMA_WRAP_LISTEN": "127.0.0.1:0",
             "OLLAMA_WRAP_CONFIG_DIR": str(self._folder / "config"),
             "OLLAMA_WRAP_STATE_DIR": str(self._folder / "state"),
@@ -223,6 +225,7 @@ class Later:
 def lines(response: HTTPResponse) -> Iterator[str]:
     """The lines of an answer as they come. Raises HTTPException when it breaks off."""
     rest = b""
+    # What is there, and no more: the demo shows lines as they come.
     while piece := response.read1(65_536):
         *whole, rest = (rest + piece).split(b"\n")
         yield from (line.decode() for line in whole if line)

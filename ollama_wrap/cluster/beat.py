@@ -26,6 +26,7 @@ class Beat:
 
     async def rest(self, seconds: float) -> None:
         """Come back after `seconds`, or when rung."""
+        # Rung or not: a loop that is rung by what it causes itself must not spin.
         await self._clock.sleep(self._least)
         alarm = tasks.start(self._alarm(seconds - self._least), "alarm of a beat")
         try:

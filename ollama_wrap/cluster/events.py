@@ -108,6 +108,7 @@ class Events:
 
     def tell(self, event: Event) -> None:
         """Publish soon; never waits."""
+        # A Bus that hangs must not fill the memory.
         if self._waiting.qsize() >= BACKLOG:
             self._waiting.get_nowait()
             self.missed += 1
@@ -139,6 +140,7 @@ def read(message: bytes) -> News | None:
         envelope = msgspec.json.decode(message, type=_Envelope)
         kind = EVENTS[envelope.event]
         return News(msgspec.json.decode(envelope.facts, type=kind), envelope.origin, envelope.at)
+    # Written by a newer version, or by nobody we know.
     except (msgspec.DecodeError, KeyError):
         return None
 

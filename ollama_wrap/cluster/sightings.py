@@ -74,6 +74,7 @@ class Sightings:
                 await self._store.set(seen(node), value, ttl=self._keep)
             except StoreUnavailable as error:
                 self._unwritten.add(node)
+                # A disk that is full is said once, not every five seconds.
                 if not self._failing:
                     log.warning("where models were seen is not stored: %s", error)
                 self._failing = True

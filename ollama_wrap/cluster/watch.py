@@ -114,6 +114,7 @@ class Watch:
         if literal(node.host):
             upstream.addresses = literal(node.host)
         else:
+            # Addresses never change; names do.
             loops.append((self._look_up, self._looking_up, lambda: LOOK_UP_AGAIN))
         self._loops = [
             tasks.start(self._repeat(step, beat, pause), f"{step.__name__} {node.id}")
@@ -199,6 +200,7 @@ class Watch:
         except UpstreamError as error:
             self._failed(error)
         else:
+            # A plain node is not asked each time whether it has become a sidecar.
             if ping and probe.sidecar is None:
                 self._due.is_plain(began)
             self._answered(probe, began)
@@ -208,6 +210,7 @@ class Watch:
 
     def _failed(self, error: UpstreamError) -> None:
         upstream = self.upstream
+        # No connection could be made: perhaps the name has another address by now.
         if not error.sent:
             self._looking_up.ring()
         self._bad(error)
@@ -224,6 +227,7 @@ class Watch:
         self._take_version(probe.version)
         now, wall = self._clock.monotonic(), self._clock.now()
         self._flag(Flag.CLOCK_SKEW, on=probe.wall is not None and abs(probe.wall - wall) > SKEW)
+        # It answers probes, and what it lists cannot be read: no Ollama we can use.
         if self._unreadable is not None:
             self._bad(BadReply(self._unreadable))
             return
@@ -283,6 +287,7 @@ class Watch:
             self._sightings.saw(upstream.node.id, upstream.inventory.seen, wall)
         before, loaded = upstream.inventory.loaded, await backend.loaded(limit)
         upstream.inventory = upstream.inventory.running(loaded)
+        # What went made room: a model that did not fit may fit now.
         if gone := before.keys() - upstream.inventory.loaded.keys():
             upstream.forgive(gone)
         if upstream.sidecar is not None:
@@ -291,6 +296,7 @@ class Watch:
     def _unlisted(self, error: UpstreamError) -> None:
         """What was known stays; a list that cannot be read shows that this is no Ollama."""
         self._due.want_models()
+        # Slow is not away: probes say whether it is there.
         if isinstance(error, UpstreamTimeout) and error.sent:
             self._flag(Flag.SLOW_DISK, on=True)
         elif isinstance(error, BadReply | ConnectFailed | StreamBroken | UpstreamTimeout):
@@ -310,6 +316,7 @@ class Watch:
         upstream = self.upstream
         found = await self._around.lookup(upstream.node.host)
         before = upstream.addresses
+        # A resolver that fails takes no addresses away.
         if not found or set(found) == set(before):
             return
         upstream.addresses = _first(before[0], found) if before else found

@@ -22,6 +22,7 @@ def settle(model: type[Model], found: Found, table: Mapping[Path, Row]) -> Model
             return model.model_validate(_nested(found.given))
         except ValidationError as error:
             refused = _refusals(error, found.given)
+            # A refusal that no setting is to blame for is a fault of ours.
             if not refused:
                 raise
             for path, sentence in refused.items():
@@ -45,6 +46,7 @@ def _refusals(error: ValidationError, given: Mapping[Path, list[Given]]) -> dict
     refused: dict[Path, str] = {}
     for item in error.errors(include_url=False):
         steps = tuple(str(step) for step in item["loc"])
+        # pydantic's place of an error may lie deeper than the setting does.
         path = next((steps[:end] for end in (2, 1) if steps[:end] in given), None)
         if path is not None:
             refused.setdefault(path, item["msg"].removeprefix("Value error, "))
@@ -55,6 +57,7 @@ def _drop(found: Found, row: Row, sentence: str) -> None:
     first, *others = found.given.pop(row.path)
     shown = "" if row.secret else f"={first.value!r}"
     text = f"{first.origin}{shown}: {sentence[:1].lower()}{sentence[1:]}"
+    # A generic name was meant for another program: what stands behind it holds.
     if not first.soft:
         found.reject(row, text)
         return

@@ -58,11 +58,13 @@ def read(
     found = Found(environ=os.environ if environ is None else environ)
     named = env_file or found.environ.get(ENV_FILE)
     dotenv = _read_dotenv(found, named, look=environ is None)
+    # In this order the first value of a setting is the one that wins.
     _take_variables(found, table, found.environ, "")
     _take_variables(found, table, dotenv, f" in {named or '.env'}")
     found.environ = {**dotenv, **found.environ}
     folder = found.environ.get(CONFIG_DIR)
     found.config_dir = Path(folder) if folder else config_folder(found.environ)
+    # The host's own file comes before the one that all hosts share.
     for name in ("node.yaml", "config.yaml"):
         _take_yaml(found, table, found.config_dir / name)
     return found
@@ -77,6 +79,7 @@ def _read_dotenv(found: Found, named: str | Path | None, *, look: bool) -> dict[
             found.problems.append(f"{ENV_FILE}={str(named)!r}: no such file; name one, or none")
         return {}
     try:
+        # A `$` in a secret is a `$`.
         values = dotenv_values(path, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:
         found.problems.append(f"{ENV_FILE}={str(path)!r}: cannot be read: {error}")
@@ -94,6 +97,7 @@ def _take_variables(
             if not value:
                 continue
             found.add(row, value, name + where, soft=name in row.soft)
+            # A generic name with another value is another program's affair.
             if first and value != first and name not in row.soft:
                 found.warnings.append(f"{name}{where} differs from {row.name}, which wins")
             first = first or value
@@ -133,6 +137,7 @@ def _warn_of_unknown(
         known.update(row.names)
         if row.secret:
             known.update(f"{name}_FILE" for name in row.names)
+    # A prefix in common would make every name look like every other.
     spellings = {one.removeprefix(PREFIX).removeprefix("OLLAMA_"): one for one in known}
     for name in sorted(variables):
         if name.startswith(PREFIX) and name not in known:
@@ -160,6 +165,7 @@ def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
         return
     # The folder was needed to find this file.
     rows = {row.path: row for row in table if row.name != CONFIG_DIR}
+    # People leave the group out, or write it whole.
     spellings = {one[-1]: ".".join(one) for one in rows}
     spellings |= {dotted: dotted for dotted in spellings.values()}
     for keys, value in _leaves(content, (), rows):
@@ -177,6 +183,7 @@ def _leaves(
 ) -> Iterable[tuple[tuple[str, ...], object]]:
     for key, value in branch.items():
         keys = (*above, str(key))
+        # Nodes and routes may be written as YAML; they are read elsewhere, as text.
         if (*keys, "text") in rows and not (isinstance(value, dict) and "text" in value):
             yield (*keys, "text"), value
         elif isinstance(value, dict) and keys not in rows:

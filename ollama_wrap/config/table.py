@@ -89,6 +89,7 @@ def rows(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[Row]:
         path = (*above, name)
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from rows(field.annotation, path)
+        # What is no setting, such as what was noted while reading, has no columns.
         elif isinstance(field.json_schema_extra, dict) and "traits" in field.json_schema_extra:
             yield _row(path, field, field.json_schema_extra)
 

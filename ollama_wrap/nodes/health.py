@@ -141,6 +141,7 @@ class Health:
         """Seconds until the next probe; `spread`, 0 to 1, moves it within the jitter."""
         rules = self.rules
         if self.probed is NodeState.DOWN:
+            # Machines that sleep for hours are not to be woken every two seconds.
             if not self.oks and now - self.since >= rules.asleep_after:
                 return rules.asleep_interval
             hurry = self.oks > 0
@@ -164,6 +165,7 @@ def _after_good(health: Health, now: float) -> NodeState:
 
 def _after_bad(health: Health, now: float) -> NodeState:
     """The state after a bad probe that is already counted."""
+    # Its port is open and it has said nothing yet: it may be starting.
     if health.opened is not None and not health.greeted:
         if now - health.opened < health.rules.joining:
             return NodeState.JOINING

@@ -106,6 +106,7 @@ def parse_nodes(text: str) -> tuple[Node, ...]:
 
 def _entries(text: str, problems: list[str]) -> list[Any]:
     text = text.strip()
+    # An IPv6 address begins like a JSON list.
     if not text.startswith(("[", "{")) or re.match(r"\[[0-9a-fA-F]*:[0-9a-fA-F:.]*\]", text):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:
@@ -153,6 +154,7 @@ def _merged(found: Iterable[Fields]) -> list[Fields]:
     for fields in found:
         same = [node for node in nodes if _same(node, fields)]
         for node in same[1:]:
+            # An entry may join two that had nothing in common: by id the one, by address the other.
             same[0].update({**node, **same[0]})
             nodes.remove(node)
         if same:

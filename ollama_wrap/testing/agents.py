@@ -182,7 +182,6 @@ class _Response:
                         yield event
 
     def _opening(self) -> Iterator[bytes]:
-        # Both say the same; clients wait for the second.
         yield self._event("response.created", response=self.value())
         yield self._event("response.in_progress", response=self.value())
         item = {"content": [], "id": self._item, "role": "assistant"}

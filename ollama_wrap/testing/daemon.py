@@ -83,7 +83,7 @@ class Daemon:
         try:
             return bind(request.raw, struct, fields)
         except BadJsonError as error:
-            # gin's sentence for what the decoder calls EOF.
+            # Stock's sentence for what the decoder calls EOF.
             text = "missing request body" if str(error) == "EOF" else str(error)
             raise Refused(400, text) from None
 
