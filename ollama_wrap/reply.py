@@ -49,7 +49,6 @@ class Origin(Struct):
     attempts: tuple[tuple[str, str], ...] = ()
     #: seconds since a cached answer was stored
     age: int | None = None
-    digest: str | None = None
 
 
 class Reply(Struct, eq=False):

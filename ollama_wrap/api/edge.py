@@ -33,6 +33,7 @@ from ollama_wrap.errors import (
     WrapError,
 )
 from ollama_wrap.nodes.fleet import Fleets
+from ollama_wrap.nodes.names import canonical
 from ollama_wrap.observe import log
 from ollama_wrap.proxy import headers, outcome
 from ollama_wrap.proxy.pipeline import Pipeline
@@ -242,7 +243,15 @@ class Edge:
         if call.cors and not (local and call.keep_host):
             fields = headers.with_cors(fields, call.cors)
         fields += headers.ours(call, reply.origin, self._standalone())
+        if call.hop:
+            fields += self._digest(call)
         return fields, framing, closing
+
+    def _digest(self, call: Call) -> list[Header]:
+        """Which build of the model answered, for the sidecar that passed the call on."""
+        key = canonical(call.model or "")
+        digest = self._fleets.current.local.inventory.digest(key) if key is not None else None
+        return [(b"X-Ollama-Digest", digest[:12].encode())] if digest else []
 
     def finish(self, exchange: Exchange, one: Open, error: UpstreamError | None) -> Ending | None:
         """See `express.Line`."""

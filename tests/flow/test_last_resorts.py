@@ -8,6 +8,7 @@ import pytest
 from ollama_wrap.nodes.circuit import CircuitState
 from ollama_wrap.nodes.health import NodeState
 from tests.fakes.cluster import Host, cluster, host
+from tests.fakes.nodes import key
 from tests.fakes.raw_http import request_bytes
 from tests.flow.rows import PAIR, error, told
 
@@ -110,6 +111,8 @@ async def test_hop_mark_keeps_a_request_at_our_own_ollama(model: str) -> None:
 
         assert reply.status == (200 if model == "other" else 404)
         assert reply.header("x-ollama-route-reason") == "hop"
+        digest = one.upstream("local").inventory.digest(key(model))
+        assert reply.header("x-ollama-digest") == (digest and digest[:12])
         assert one.asked("/api/chat") == {"local": 1}
         assert one.local.ledger.to("/api/chat")[0].header("x-ollama-hop") is None
 
