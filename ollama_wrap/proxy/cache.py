@@ -31,6 +31,8 @@ _SHAPE = frozenset({"stream", "stream_options"})
 _BOTH = frozenset({"generate", "chat"})
 _STREAM = re.compile(rb', ?"stream" ?: ?(true|false)|"stream" ?: ?(true|false) ?, ?')
 _KEPT = frozenset({b"content-type", b"cache-control"})
+#: of these names, and of the one that says that a body is encoded
+_LENGTHS = frozenset(map(len, (*_KEPT, b"content-encoding")))
 _LINES: Header = (b"Content-Type", b"application/x-ndjson")
 _OBJECT: Header = (b"Content-Type", b"application/json; charset=utf-8")
 #: A load is a deed: given again, it would say that a model is in memory.
@@ -99,10 +101,15 @@ class Cache:
             return
         if _LOADED in body[-256:] or not ending.done or ending.failed:
             return
-        if any(name.lower() == b"content-encoding" for name, _ in reply.headers):
-            return
-        headers = tuple(one for one in reply.headers if one[0].lower() in _KEPT)
-        entry = Entry(headers, body, self._clock.monotonic())
+        headers: list[Header] = []
+        for field in reply.headers:
+            if len(field[0]) in _LENGTHS:
+                name = field[0].lower()
+                if name in _KEPT:
+                    headers.append(field)
+                elif name == b"content-encoding":
+                    return
+        entry = Entry(tuple(headers), body, self._clock.monotonic())
         self._fresh.append((call, reply.origin.node, entry))
         if len(self._fresh) >= _TOGETHER or len(call.body or b"") > _LONG:
             self.settle()

@@ -74,6 +74,7 @@ def request(
         before.append((b"Host", host))
         drop |= {b"host", b"origin"}
     after: list[Header] = []
+    # Stock never sees that a field was parsed: Content-Length goes back to its place.
     place = call.sized[0] if call.sized is not None else len(call.headers)
     for index, field in enumerate(call.headers):
         name = field[0].lower()
@@ -117,6 +118,7 @@ def reply(
         kept.append(field)
     if connection and (named := _tokens(connection)):
         kept = [field for field in kept if field[0].lower() not in named]
+    # Whatever these say of a body, there is none.
     if bare or status in {204, 304}:
         framing = Framing.NONE
     return kept, framing, local and b"close" in connection
@@ -166,6 +168,7 @@ def ours(call: Call, origin: Origin, standalone: str | None) -> list[Header]:
         fields.append((b"Age", b"%d" % origin.age))
     if standalone is not None:
         fields.append((b"X-Ollama-Standalone-Reason", standalone.encode()))
+    # One attempt is no news.
     if len(origin.attempts) > 1:
         words = ", ".join(f"{node}:{word}" for node, word in origin.attempts)
         fields.append((b"X-Ollama-Attempts", words.encode()))

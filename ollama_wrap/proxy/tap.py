@@ -29,7 +29,7 @@ class Tap:
         if self.first is None:
             self.first = self._clock()
         self.pieces += len(pieces)
-        size = sum(map(len, pieces))
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         self.total += size
         self._size += size
         self.body += pieces
