@@ -47,7 +47,10 @@ KEPT = 256
 
 
 class Flag(StrEnum):
-    """What is odd about a node and changes nothing of its state."""
+    """What is odd about a node and changes nothing of its state.
+
+    A slow disk keeps models away that would have to be loaded first.
+    """
 
     CLOCK_SKEW = "clock-skew"
     SLOW_DISK = "slow-disk"
@@ -250,7 +253,13 @@ class Watch:
             self._around.found(self.upstream.node.id)
 
     def _flag(self, flag: Flag, *, on: bool) -> None:
+        if on == (flag in self.flags):
+            return
         (self.flags.add if on else self.flags.discard)(flag)
+        log.warning("%s: %s%s", self.upstream.node.id, "" if on else "no more ", flag)
+        if flag is Flag.SLOW_DISK:
+            self.upstream.slow_disk = on
+            self.upstream.changed.fire()
 
     def _wake(self, waiting: list[asyncio.Future[None]]) -> None:
         for one in waiting:

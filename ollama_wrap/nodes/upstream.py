@@ -123,6 +123,8 @@ class Upstream:
         self.failed_at = -math.inf
         #: operations whose route this node's version does not know
         self.lacking: set[str] = set()
+        #: its lists hang, and so would a load
+        self.slow_disk = False
         self._health = Health() if health is None else Health(rules=health)
         self._inventory = Inventory()
         self._sidecar: Sidecar | None = None
@@ -163,6 +165,7 @@ class Upstream:
     @inventory.setter
     def inventory(self, inventory: Inventory) -> None:
         before, self._inventory = self._inventory, inventory
+        # Another version may know routes that the last one did not.
         if inventory.version != before.version:
             self.lacking.clear()
         if _differ(before, inventory):
@@ -175,6 +178,7 @@ class Upstream:
     @sidecar.setter
     def sidecar(self, sidecar: Sidecar | None) -> None:
         before, self._sidecar = self._sidecar, sidecar
+        # What it says has our own calls in it, as far as they have arrived.
         self._foreign = max(0, sidecar.in_flight - self.in_flight) if sidecar else 0
         self._settle()
         if sidecar != before:
@@ -213,6 +217,7 @@ class Upstream:
         if self._patterns is None:
             return True
         name = short(key)
+        # People write patterns for the names they see.
         spellings = (name, name.removesuffix(":latest"), key)
         return any(self._patterns.match(spelling) for spelling in spellings)
 
@@ -282,6 +287,7 @@ class Upstream:
     def give(self, key: str | None, now: float, service: float | None) -> None:
         """It has ended, after `service` seconds where that says how fast the node is."""
         load = self._load
+        # Given back twice counts once.
         count = load.by_key.get(key, 0)
         if not count:
             return
@@ -312,6 +318,7 @@ class Upstream:
         else:
             self.circuit = before.released()
         self._record_model(verdict, key, now)
+        # It opened or closed: others are to know, and a node that is back begins slowly.
         if (before.retry_at is None) != (self.circuit.retry_at is None):
             if self.circuit.retry_at is None:
                 self._health = self._health.warmed_again(now, wall)
@@ -337,6 +344,7 @@ class Upstream:
         if sidecar is not None and state is not NodeState.DOWN:
             if not sidecar.compatible:
                 state = NodeState.INCOMPATIBLE
+            # Its sidecar answers and its Ollama does not.
             elif not sidecar.ollama:
                 state = NodeState.DOWN
             elif sidecar.drain:

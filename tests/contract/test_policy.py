@@ -116,6 +116,15 @@ def test_auto_goes_where_the_model_is_being_loaded_and_not_where_another_is() ->
     assert names(ranked) == ["it", "idle", "other"]
 
 
+def test_auto_loads_no_model_from_a_slow_disk_where_there_is_another() -> None:
+    slow, quick, hot = candidate("slow"), candidate("quick"), candidate("hot", loaded=True)
+    slow.upstream.slow_disk = hot.upstream.slow_disk = True
+
+    ranked = load("auto", Random(1)).rank(CALL, [slow, quick, hot])
+
+    assert names(ranked) == ["hot", "quick", "slow"]
+
+
 @pytest.mark.parametrize("name", ["auto", "least-busy"])
 def test_call_without_a_model_is_ranked_too(name: str) -> None:
     candidates = [candidate("a"), candidate("b")]

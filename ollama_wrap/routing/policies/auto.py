@@ -29,9 +29,10 @@ class Auto:
 
 
 def _grade(candidate: Candidate, key: str | None) -> int:
-    """0: loaded, or being loaded for another call; 1: not; 2: loads another; 3: busy."""
+    """0: loaded, or being loaded for another call; 1: not; 2: loads slowly; 3: busy."""
     if candidate.busy:
         return 3
     if candidate.loaded or candidate.upstream.running(key):
         return 0
-    return 2 if candidate.upstream.loading_other(key) else 1
+    upstream = candidate.upstream
+    return 2 if upstream.slow_disk or upstream.loading_other(key) else 1

@@ -514,12 +514,14 @@ async def test_list_that_takes_too_long_flags_a_slow_disk_and_changes_nothing_el
     place.backend.has = UpstreamTimeout("no answer within 5 s")
     await place.clock.run(15.0)
     assert place.watch.flags == {Flag.SLOW_DISK}
+    assert place.upstream.slow_disk
     assert place.state is NodeState.UP
     assert place.upstream.inventory.holds(TINY)
 
     place.backend.has = (model("tiny"),)
     await place.clock.run(11.0)
     assert place.watch.flags == set()
+    assert not place.upstream.slow_disk
 
 
 async def test_list_that_is_refused_leaves_what_is_known(place: Place) -> None:
