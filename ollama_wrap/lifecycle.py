@@ -77,6 +77,7 @@ class Stop:
         loop = asyncio.get_running_loop()
         for number in _ending():
             if sys.platform == "win32":
+                # The loop has no signals there, and a handler must not touch it from outside.
                 signal.signal(number, lambda came, _: loop.call_soon_threadsafe(self._came, came))
             else:
                 loop.add_signal_handler(number, self._came, number)
@@ -93,6 +94,7 @@ async def finish(running: Running, stop: Stop, seconds: float) -> int:
     if running and seconds:
         log.get(__name__).info("stopping when the open calls have ended", calls=len(running))
     await either(running.emptied(), stop.at_once.wait(), seconds=seconds)
+    # What is left is ended as if its client had gone, but visibly.
     left = running.all()
     for one in left:
         if one.cancel is not None:

@@ -36,7 +36,9 @@ _BUDGET = 50_000
 _SCAN_LIMIT = 8 << 20
 _ESCAPES_LIMIT = 500_000
 
+# Raw values: what is nested is checked, and never built.
 _quick = msgspec.json.Decoder(dict[str, msgspec.Raw])
+# Possessive throughout: no body makes it try anything twice.
 _token = re.compile(
     rb"[ \t\r\n]*+("
     rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
@@ -137,6 +139,7 @@ def _scan(body: bytes, *, whole: bool) -> list[tuple[str, Text]] | None:
     view = memoryview(body)
     pairs: list[tuple[str, Text]] = []
     key, start = "", -1
+    # Only the outermost object matters: of what lies deeper, where it begins and ends.
     for state, depth, begin, end in _walk(body):
         if state == "colon":
             key, start = string(view[begin:end]), -1
@@ -146,6 +149,7 @@ def _scan(body: bytes, *, whole: bool) -> list[tuple[str, Text]] | None:
             return pairs if body[begin:end] in (b"}", b"null") else None
         if depth == 1 and state == "next":
             pairs.append((key, view[start:end]))
+    # It ended before its outermost object did.
     return None if whole else pairs
 
 
@@ -216,6 +220,7 @@ def unpacked(body: bytes, headers: Sequence[Header]) -> bytes | None:
         body, read_across_frames=True
     )
     try:
+        # One byte more than may be, to see whether there is more.
         decoded = reader.read(_DECODED_LIMIT + 1)
     except zstandard.ZstdError:
         return None
@@ -241,9 +246,11 @@ def form_field(body: bytes, headers: Sequence[Header], name: bytes) -> str | Non
         if head_end < 0 or end < 0 or body[at : at + 2] != b"\r\n":
             return None
         head = body[at:head_end].lower()
+        # Encodings that Go undoes and we do not: stock reads it itself.
         if b"*=" in head or b"content-transfer-encoding" in head:
             return None
         found = _field_name.search(body, at, head_end)
+        # A file of that name is no field.
         if found and (found[1] or found[2]) == name and b"filename" not in head:
             return body[head_end + 4 : end].decode("utf-8", "replace")
         at = end + len(line)

@@ -34,6 +34,7 @@ class Entry:
     raw: bytes = b""
 
 
+# What is read of an entry in any of the lists; all else stays in its bytes.
 class _Entry(msgspec.Struct):
     id: str = ""
     name: str = ""
@@ -103,12 +104,14 @@ def models(entries: Iterable[Listed]) -> bytes:
         ).encode()
         rows.append((created, extended(row if not entry.id else raw, "nodes", _ids(nodes))))
     rows.sort(key=lambda row: -row[0])
+    # An empty list is null here, as a nil slice of Go is.
     listed = b"[" + b",".join(row for _, row in rows) + b"]" if rows else b"null"
     return b'{"object":"list","data":' + listed + b"}\n"
 
 
 def extended(text: bytes, key: str, value: str) -> bytes:
     """The JSON object `text` with one more key, whose `value` is JSON, at its end."""
+    # Without the last brace.
     head = text.rstrip()[:-1].rstrip()
     comma = "" if head == b"{" else ","
     return head + f"{comma}{quoted(key)}:{value}}}".encode()

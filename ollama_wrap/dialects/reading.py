@@ -111,6 +111,7 @@ def read(
         return None
     values, overwritten = found
     for name, value in values.items():
+        # A value of a wrong type: stock's own 400 is the answer.
         if value[0] not in _FIRST.get(name, _STRING):
             return None
     reading = _meaning(route, operation, values, overwritten)
@@ -127,6 +128,7 @@ def _meaning(
     unload = load = False
     if operation.work is not None:
         work = values.get(operation.work)
+        # A prompt of blanks is a prompt; an empty one is none.
         load = work is None or (len(work) < _SHORT and _nothing.fullmatch(work) is not None)
     keep = values.get("keep_alive")
     if keep is not None:

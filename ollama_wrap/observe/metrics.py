@@ -39,6 +39,7 @@ SPELLINGS = 1000
 FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 # From 500 tokens a second down to one in five seconds.
 PER_TOKEN = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0)
+# From an embedding to a long answer of a large model.
 LATENCY = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
@@ -142,6 +143,7 @@ class Metrics(Collector):
         self._duration = 0.0
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        # A registry of our own: other programs in this process keep theirs.
         ProcessCollector(registry=self._registry)
 
     def ended(self, e: Ended, kind: Kind) -> None:
@@ -252,6 +254,7 @@ class Metrics(Collector):
     def _label(self, model: str) -> str:
         if not model:
             return ""
+        # Names are free to make up; a label for each would fill the memory.
         if not self._is_known(model):
             return OTHER
         # Two spellings that stock takes for one model are one label.

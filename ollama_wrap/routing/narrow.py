@@ -77,6 +77,7 @@ def _place(upstream: Upstream, key: str, fleet: Fleet, sight: Sight, now: float)
         sight.live.append(upstream)
         if upstream.doubted:
             sight.doubted.append(upstream)
+    # Were all of them left out at once, nobody would find out that they are back.
     elif word == "circuit-open" and not upstream.node.local and upstream in fleet.spared(now):
         sight.live.append(upstream)
         sight.doubted.append(upstream)

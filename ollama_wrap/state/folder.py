@@ -38,6 +38,7 @@ class Folder:
             self.release()
             who = f"process {held}" if (held := _holder(path)) else "another process"
             raise StoreUnavailable(f"the state folder {path} is in use by {who}") from error
+        # Only for people who read the file: the lock itself is the kernel's.
         os.ftruncate(self._lock, 0)
         os.write(self._lock, b"%d" % os.getpid())
 

@@ -44,6 +44,7 @@ class MemoryStore:
 
     async def add(self, key: str, amount: int = 1, ttl: float | None = None) -> int:
         before = self._value(key)
+        # A counter keeps the expiry that it was begun with.
         deadline = self._deadline(ttl) if before is None else self._entries[key][1]
         total = whole_number(key, before) + amount
         self._put(key, b"%d" % total, deadline)
@@ -128,6 +129,7 @@ class MemorySubscription:
         self._closed = False
 
     def offer(self, message: bytes) -> None:
+        # Who reads too slowly loses news; nobody waits for them.
         if len(self._backlog) >= BACKLOG:
             self._backlog.popleft()
             self.missed += 1

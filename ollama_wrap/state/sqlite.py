@@ -28,6 +28,7 @@ BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 #: changes between two removals of what has expired
 SWEEP_AFTER = 1000
 
+#: what has expired is there until it is swept, and is never given
 ALIVE = "(expires IS NULL OR expires > :now)"
 PUT = "INSERT OR REPLACE INTO entries VALUES (:key, :value, :expires)"
 
@@ -108,11 +109,13 @@ class SqliteStore:
     def _scan(self, prefix: str) -> list[tuple[str, bytes]]:
         return self._db.execute(
             f"SELECT key, value FROM entries WHERE key >= :prefix AND {ALIVE}"  # noqa: S608 - constant
+            # Not LIKE: a prefix may have its wildcards in it.
             " AND substr(key, 1, length(:prefix)) = :prefix ORDER BY key",
             {"prefix": prefix, "now": self._clock.now()},
         ).fetchall()
 
     def _add(self, key: str, amount: int, expires: float | None) -> int:
+        # A counter keeps the expiry that it was begun with.
         value, end = self._row(key) or (None, expires)
         total = whole_number(key, value) + amount
         self._put(key, b"%d" % total, end)
@@ -171,6 +174,7 @@ def _connect(path: Path, clock: Clock) -> sqlite3.Connection:
         _sweep(db, clock.now())
     except sqlite3.DatabaseError as error:
         db.close()
+        # The low byte is the error; the rest says which sort of it.
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in BROKEN:
             raise _Unusable("broken", "is broken") from error
         raise
