@@ -6,6 +6,7 @@ is not there. Knows nothing of any client.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -143,6 +144,16 @@ def eventually(holds: Callable[[], bool]) -> None:
         if time.monotonic() > end:
             pytest.fail("it did not come true in time")
         time.sleep(0.02)
+
+
+async def cancelled(fake: Fake, asked: Awaitable[object]) -> None:
+    """Ask, and cancel it once the fake works for it; comes back when the fake is free again."""
+    task = asyncio.ensure_future(asked)
+    await asyncio.to_thread(eventually, lambda: fake.counts()["generations_started"] > 0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(fake.is_free_again)
 
 
 def build(folder: Path, mode: str, **more: str) -> Cluster:

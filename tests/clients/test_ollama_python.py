@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.clients.conftest import Fresh
-from tests.clients.programs import HERE, THERE, Cluster, eventually, missing
+from tests.clients.programs import HERE, THERE, Cluster, cancelled, eventually, missing
 
 try:
     import ollama
@@ -251,16 +251,7 @@ def test_client_that_stops_listening_frees_the_model(
 async def test_cancelled_task_frees_the_model_before_the_first_token(cluster: Cluster) -> None:
     cluster.local.script(model="tiny", prompt_delay=30)
     async with ollama.AsyncClient(host=cluster.url) as client:
-        task = asyncio.create_task(client.generate("tiny", "hi"))
-        await asyncio.to_thread(
-            eventually, lambda: cluster.local.counts()["generations_started"] > 0
-        )
-
-        task.cancel()
-
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await asyncio.to_thread(cluster.local.is_free_again)
+        await cancelled(cluster.local, client.generate("tiny", "hi"))
 
 
 # ---------------------------------------------------------------- another node

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from tests.clients.conftest import Fresh
-from tests.clients.programs import HERE, THERE, Cluster, eventually, missing
+from tests.clients.programs import HERE, THERE, Cluster, cancelled, missing
 
 try:
     import openai
@@ -204,16 +203,7 @@ async def test_cancelled_task_frees_the_model_before_the_first_token(cluster: Cl
     url = f"{cluster.url}/v1"
     async with openai.AsyncOpenAI(base_url=url, api_key="unused", max_retries=0) as client:
         asked = client.chat.completions.create(model="tiny", messages=MESSAGES)
-        task = asyncio.ensure_future(asked)
-        await asyncio.to_thread(
-            eventually, lambda: cluster.local.counts()["generations_started"] > 0
-        )
-
-        task.cancel()
-
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        await asyncio.to_thread(cluster.local.is_free_again)
+        await cancelled(cluster.local, asked)
 
 
 # ---------------------------------------------------------------- another node
