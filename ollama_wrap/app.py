@@ -43,10 +43,10 @@ from ollama_wrap.observe.host import Host
 from ollama_wrap.observe.metrics import Metrics
 from ollama_wrap.proxy import ask
 from ollama_wrap.proxy.admit import Admission, Hold
-from ollama_wrap.proxy.attempt import Wire
 from ollama_wrap.proxy.budget import Allowance, Budget
 from ollama_wrap.proxy.cache import Cache
 from ollama_wrap.proxy.limits import Waits
+from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.pipeline import Chains, Pipeline, Responders, Told
 from ollama_wrap.proxy.responders.cached import Cached
 from ollama_wrap.proxy.responders.follow import Follow

@@ -5,25 +5,23 @@ the place is given back and the node learns how it ended.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 from ollama_wrap import tasks
 from ollama_wrap.call import Call, Header, Kind, Mode
-from ollama_wrap.clock import Clock
-from ollama_wrap.errors import NodeGone, StreamBroken, UpstreamError, UpstreamTimeout
-from ollama_wrap.nodes.fleet import Fleets
+from ollama_wrap.errors import NodeGone, UpstreamError, UpstreamTimeout
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.names import is_cloud
 from ollama_wrap.nodes.upstream import Upstream
-from ollama_wrap.proxy import headers, limits, outcome
-from ollama_wrap.proxy.limits import Patience, Waits
+from ollama_wrap.proxy import headers, limits, outcome, upload
+from ollama_wrap.proxy.limits import Patience
+from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.outcome import Outcome
-from ollama_wrap.proxy.overlap import Overlap, Stream
+from ollama_wrap.proxy.overlap import Stream
 from ollama_wrap.reply import Origin, Reply, Sink
-from ollama_wrap.wire.connection import Answer, Connection
+from ollama_wrap.wire.answer import Answer
+from ollama_wrap.wire.connection import Connection
 from ollama_wrap.wire.pool import Pool
-from ollama_wrap.wire.pools import Pools
 
 #: An error's body is read up to here to know what it means; what is longer is the answer.
 _ERROR_BODY = 64 * 1024
@@ -31,30 +29,6 @@ _ERROR_BODY = 64 * 1024
 _LAST_GASP = 1.0
 #: A sidecar is given this much less than what is left of a deadline, in ms.
 _ON_THE_WAY = 50
-
-
-@dataclass(slots=True)
-class Wire:
-    """What attempts are made with."""
-
-    pools: Pools
-    fleets: Fleets
-    clock: Clock
-    waits: Waits
-    #: name for `Via`
-    node_id: str
-    #: called with a node id that a call put in doubt, or whose models changed
-    suspect: Callable[[str], None]
-    refresh: Callable[[str], None]
-    #: called with a node id and the key of a model that was not in memory there and answers
-    warmed: Callable[[str, str], None]
-    #: comes back when what a node has is known anew
-    reread: Callable[[str], Awaitable[None]]
-    #: asks a node now, and comes back when its health says what came of it
-    probe: Callable[[str], Awaitable[None]]
-    #: whether a credential is a token or key of ours
-    secret: Callable[[bytes], bool]
-    overlap: Overlap = field(default_factory=Overlap)
 
 
 class Attempt:
@@ -225,7 +199,10 @@ class Attempt:
         bare = call.method == "HEAD"
         if call.body is None:
             answer = connection.send(data, bare=bare, whole=False)
-            self._upload = tasks.start(self._stream_body(connection), "upload")
+            if call.rest is not None:
+                chunked = self._size() is None
+                work = upload.stream(call.rest, connection, chunked=chunked)
+                self._upload = tasks.start(work, "upload")
         else:
             answer = connection.send(data + call.body, bare=bare, whole=True)
         self._answer = answer
@@ -269,27 +246,6 @@ class Attempt:
                 left = int((call.deadline - self._wire.clock.monotonic()) * 1000) - _ON_THE_WAY
                 marks.append((b"X-Ollama-Timeout-Ms", b"%d" % max(0, left)))
         return marks
-
-    async def _stream_body(self, connection: Connection) -> None:
-        call = self.call
-        rest = call.rest
-        chunked = self._size() is None
-        if rest is None:
-            return
-        try:
-            while part := await rest.read():
-                connection.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
-                await connection.drained()
-                if connection.closed or connection.answer is None:
-                    return
-            if chunked:
-                connection.write(b"0\r\n\r\n")
-            connection.sent()
-        except StreamBroken:
-            return  # the client left; its task is being cancelled
-        finally:
-            if connection.answer is None and not connection.closed and not connection.whole:
-                connection.drop()
 
     # the wait
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ollama_wrap.call import Call, Kind
 from ollama_wrap.errors import UpstreamTimeout
 from ollama_wrap.nodes.upstream import Upstream
-from ollama_wrap.wire.connection import Answer
+from ollama_wrap.wire.answer import Answer
 
 #: A gap is looked for so often within the time that it may take.
 _LOOKS = 4

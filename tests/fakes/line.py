@@ -9,8 +9,8 @@ import ssl
 from ollama_wrap.call import Call
 from ollama_wrap.errors import Unavailable
 from ollama_wrap.nodes.fleet import Fleets
-from ollama_wrap.proxy.attempt import Wire
 from ollama_wrap.proxy.limits import Waits
+from ollama_wrap.proxy.means import Wire
 from ollama_wrap.reply import Reply
 from ollama_wrap.wire.pools import Pools, Times
 from tests.fakes.clock import FakeClock

@@ -122,3 +122,15 @@ async def test_answers_are_kept_in_a_cluster_and_not_in_local_mode(
 
         (number,) = one.runtime.metrics.as_dict()["ollama_wrap_cache_entries"]
         assert number["value"] == entries
+
+
+async def test_model_that_was_deleted_is_missing_though_an_answer_of_it_is_kept() -> None:
+    async with cluster({"local": host("tiny"), "r1": host("far")}) as one:
+        before = await chat(one, model="far")
+        await one.ask("DELETE", "/api/delete", b'{"model":"far"}')
+
+        after = await chat(one, model="far")
+
+        assert (before.status, after.status) == (200, 404)
+        assert after.header("x-ollama-cached-response") is None
+        assert after.header("x-ollama-fallback") is None

@@ -12,7 +12,8 @@ from ollama_wrap.call import Call, Kind
 from ollama_wrap.errors import CallerError, Forbidden, NoUpstream, Unavailable
 from ollama_wrap.nodes.names import canonical, is_cloud
 from ollama_wrap.nodes.upstream import Upstream
-from ollama_wrap.proxy.attempt import Attempt, Wire
+from ollama_wrap.proxy.attempt import Attempt
+from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.responders.base import Responder
 from ollama_wrap.proxy.responders.failed import failed
 from ollama_wrap.proxy.responders.settled import Settled

@@ -2,7 +2,8 @@
 
 from ollama_wrap.call import Call
 from ollama_wrap.errors import Unavailable
-from ollama_wrap.proxy.attempt import Attempt, Wire
+from ollama_wrap.proxy.attempt import Attempt
+from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.responders.failed import failed
 from ollama_wrap.reply import Reply
 

@@ -11,8 +11,9 @@ from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
 from ollama_wrap.proxy import outcome
 from ollama_wrap.proxy.admit import Admission
-from ollama_wrap.proxy.attempt import Attempt, Wire
+from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.proxy.budget import Budget
+from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.outcome import Outcome, Repeat
 from ollama_wrap.proxy.responders.failed import failed
 from ollama_wrap.reply import Reply
@@ -289,8 +290,9 @@ class Ranked:
         reply.origin.reason = served.reason
         reply.origin.fallback = trail.fallback()
         reply.origin.attempts = trail.words()
-        if served.outcome.repeat is Repeat.NO:
-            return reply
+        nobodys = all(one.outcome is outcome.MISSING for one in trail.attempts)
+        if served.outcome.repeat is Repeat.NO or nobodys:
+            return reply  # that nobody has the model is an answer, whatever is kept of it
         raise self._with_answer(call, trail, reply)
 
     def _with_answer(self, call: Call, trail: _Trail, reply: Reply) -> AttemptsFailed:

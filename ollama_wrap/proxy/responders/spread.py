@@ -11,7 +11,8 @@ from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.names import canonical, is_cloud
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy import ask
-from ollama_wrap.proxy.attempt import Attempt, Wire
+from ollama_wrap.proxy.attempt import Attempt
+from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.responders.base import Responder
 from ollama_wrap.proxy.responders.failed import failed
 from ollama_wrap.proxy.responders.woven import LINE, Woven, fault, unanswered
