@@ -25,6 +25,8 @@ from ollama_wrap.wire.pool import Pool
 
 #: An error's body is read up to here to know what it means; what is longer is the answer.
 _ERROR_BODY = 64 * 1024
+#: A body up to here is sent with its head in one piece; a copy of a longer one costs more.
+_JOINED = 64 * 1024
 #: Seconds to connect to a node that is thought to be down.
 _LAST_GASP = 1.0
 #: A sidecar is given this much less than what is left of a deadline, in ms.
@@ -203,8 +205,11 @@ class Attempt:
                 chunked = self._size() is None
                 work = upload.stream(call.rest, connection, chunked=chunked)
                 self._upload = tasks.start(work, "upload")
-        else:
+        elif len(call.body) < _JOINED:
             answer = connection.send(data + call.body, bare=bare, whole=True)
+        else:
+            answer = connection.send(data, bare=bare, whole=True)
+            connection.write(call.body)
         self._answer = answer
         return answer
 
