@@ -19,7 +19,7 @@ from typing import Any
 from ollama_wrap import tasks
 from ollama_wrap.api import errors, intake
 from ollama_wrap.api.express import Express
-from ollama_wrap.api.guards import ASK, Door, Refusal
+from ollama_wrap.api.guards import ASK, Door, Refusal, preflight
 from ollama_wrap.api.plan import PREFIX, Plan, Planner
 from ollama_wrap.call import Call, Header, Mode
 from ollama_wrap.clock import Clock
@@ -322,6 +322,10 @@ class Edge:
         one.attempts = getattr(error, "attempts", ())
         if exchange.started:
             self._break(exchange, call, one, "bad-response")
+            return
+        if call.method == "OPTIONS" and call.cors and call.mode is Mode.DISTRIBUTED:
+            # The browser asks whether it may ask; a node may answer what it then asks.
+            self._turn_away(exchange, one, preflight(call))
             return
         status, fields, body = errors.render(error, call)
         origin = one.reply.origin if one.reply is not None else Origin(attempts=one.attempts)

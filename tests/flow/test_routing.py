@@ -456,3 +456,19 @@ async def test_many_failing_calls_retry_few_at_a_time() -> None:
 
         assert {reply.status for reply in replies} == {500}
         assert sum(one.asked("/api/chat").values()) <= 10 + 2
+
+
+async def test_browser_does_not_notice_that_our_own_ollama_has_gone() -> None:
+    asks = [("Origin", "http://localhost:3000"), ("Access-Control-Request-Method", "POST")]
+    async with cluster({"local": host("tiny"), "r1": host("tiny")}) as one:
+        before = await one.ask("OPTIONS", "/api/chat", headers=asks)
+        one.local.die()
+
+        allowed = await one.ask("OPTIONS", "/api/chat", headers=asks)
+        reply = await one.chat("tiny", asks[:1])
+
+        assert (before.status, allowed.status, reply.status) == (204, 204, 200)
+        for name in ("origin", "methods", "headers"):
+            field = f"access-control-allow-{name}"
+            assert allowed.header(field) == before.header(field)
+        assert reply.header("access-control-allow-origin") == "http://localhost:3000"
