@@ -38,6 +38,7 @@ class Chronicle:
         self._clock = clock
         self._mode: tuple[Mode, str] | None = None
         self._seen: dict[str, _Seen] = {}
+        self._namesakes: set[str] = set()
 
     def start(self) -> None:
         """What holds now is where it begins."""
@@ -53,6 +54,8 @@ class Chronicle:
         self._look_at_mode(fleet)
         for upstream in fleet.upstreams:
             self._look_at(upstream)
+            if upstream.sidecar is not None and upstream.sidecar.id == fleet.local.node.id:
+                self._warn_of_namesake(upstream)
 
     def _look_at_mode(self, fleet: Fleet) -> None:
         before, self._mode = self._mode, (fleet.mode, fleet.reason)
@@ -78,6 +81,16 @@ class Chronicle:
             log.get(__name__).info("circuit changed", node=node, circuit=circuit.value)
         if before[2] is not models and before[2] != models:
             self._events.tell(ModelsChanged(node))
+
+    def _warn_of_namesake(self, upstream: Upstream) -> None:
+        node = upstream.node.id
+        if node not in self._namesakes:
+            self._namesakes.add(node)
+            log.get(__name__).warning(
+                "the sidecar of this node has our own id; give one of the two another NODE_ID",
+                node=node,
+                id=self._fleets.current.local.node.id,
+            )
 
     def _moved(self, upstream: Upstream, previous: NodeState) -> None:
         node, state, error = upstream.node.id, upstream.state, upstream.health.error

@@ -242,9 +242,12 @@ class Attempt:
 
     def _marks(self) -> list[Header]:
         marks = list(self.upstream.node.headers)
-        if self.upstream.sidecar is not None:
+        if (sidecar := self.upstream.sidecar) is not None:
             call = self.call
-            marks += [(b"Via", b"1.1 " + self._wire.node_id.encode()), (b"X-Ollama-Hop", b"1")]
+            marks.append((b"X-Ollama-Hop", b"1"))
+            # One of our own name would take it for a loop.
+            if sidecar.id != self._wire.node_id:
+                marks.append((b"Via", b"1.1 " + self._wire.node_id.encode()))
             if b"x-request-id" not in call.fields:
                 marks.append((b"X-Request-ID", call.id.encode()))
             if call.deadline is not None:

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
 from ollama_wrap.nodes.circuit import CircuitState
 from ollama_wrap.nodes.health import NodeState
-from tests.fakes.cluster import Host, cluster, host
+from tests.fakes.cluster import Cluster, Host, cluster, host
 from tests.fakes.nodes import key
 from tests.fakes.raw_http import request_bytes
 from tests.flow.rows import PAIR, error, told
@@ -196,3 +197,23 @@ async def test_lists_that_a_peer_reads_are_neither_logged_nor_counted() -> None:
 
         assert [line["path"] for line in one.lines()] == ["/api/version"]
         assert one.runtime.metrics.totals().ended == 1
+
+
+async def test_peer_of_our_own_name_is_used_all_the_same_and_said_once() -> None:
+    """It would take our name in `Via` for a loop."""
+    async with cluster({"local": host("other"), "r1": host("big")}) as one:
+        one.sidecar("r1", id="tower")
+        await one.until(lambda: one.upstream("r1").sidecar is not None)
+
+        reply = await one.chat("big")
+
+        (seen,) = one["r1"].ledger.to("/api/chat")
+        assert reply.status == 200
+        assert (seen.header("via"), seen.header("x-ollama-hop")) == (None, "1")
+        named = [line for line in said(one) if "NODE_ID" in str(line)]
+        assert [line["node"] for line in named] == ["r1"]
+
+
+def said(one: Cluster) -> list[dict[str, Any]]:
+    event = "the sidecar of this node has our own id; give one of the two another NODE_ID"
+    return one.lines(event)
