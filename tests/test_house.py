@@ -435,6 +435,26 @@ def test_architecture_page_lists_the_rooms_as_they_are_checked() -> None:
     ]
 
 
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+
+    broken = [
+        f"{page.relative_to(ROOT)}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8"))
+        if not (page.parent / target).exists()
+    ]
+
+    assert broken == []
+
+
+def test_every_decision_is_listed() -> None:
+    folder = ROOT / "docs/decisions"
+    listed = re.findall(r"\]\(([^)]+)\)", (folder / "README.md").read_text("utf-8"))
+
+    assert listed == sorted(one.name for one in folder.glob("[0-9]*.md"))
+
+
 def minimums() -> dict[str, Requirement]:
     lines = (ROOT / "requirements/minimum.txt").read_text("utf-8").splitlines()
     wanted = [Requirement(line.partition("#")[0].strip()) for line in lines if line[:1].isalpha()]
