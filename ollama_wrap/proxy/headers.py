@@ -166,7 +166,8 @@ def ours(call: Call, origin: Origin, standalone: str | None) -> list[Header]:
     if origin.age is not None:
         fields.append((b"X-Ollama-Cached-Response", b"true"))
         fields.append((b"Age", b"%d" % origin.age))
-    if standalone is not None:
+    # A call keeps the mode that it came with.
+    if standalone is not None and call.mode is Mode.STANDALONE:
         fields.append((b"X-Ollama-Standalone-Reason", standalone.encode()))
     # One attempt is no news.
     if len(origin.attempts) > 1:

@@ -274,3 +274,9 @@ def test_cors_fields_stand_where_stock_writes_them() -> None:
 
     assert merged == [cors[0], answer[0], cors[1], answer[1], answer[2]]
     assert headers.with_cors(answer, []) == answer
+
+
+def test_reason_of_standalone_is_not_said_of_a_call_that_came_before_it() -> None:
+    text = said(Origin(node="r1"), Mode.DISTRIBUTED, "no-node-answers")
+
+    assert "Standalone" not in text
