@@ -23,6 +23,7 @@ _JITTER = 0.2
 #: the window of recent attempts is kept in so many pieces
 _PIECES = 6
 
+#: pieces of the window: number, good attempts, bad ones
 Window = tuple[tuple[int, int, int], ...]
 
 
@@ -75,13 +76,13 @@ class Circuit(Struct, frozen=True):
         """A call ended and said nothing of the node."""
         return replace(self, trying=False) if self.trying else self
 
-    def succeeded(self, now: float) -> "Circuit":
-        """A well-formed answer came."""
+    def succeeded(self, now: float, times: int = 1) -> "Circuit":
+        """A well-formed answer came; `times` of them while it was closed."""
         if self.retry_at is None:
             return Circuit(
                 trips=self.trips,
                 closed=self.closed,
-                window=self._counted(now, 1, 0),
+                window=self._counted(now, times, 0),
                 rules=self.rules,
             )
         if self.oks + 1 < self.rules.successes:

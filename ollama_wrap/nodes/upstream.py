@@ -36,6 +36,8 @@ _DECAY = 10.0
 _UNKNOWN_SERVICE = 1.0
 #: our own Ollama is one hop nearer
 _NEAR = 0.8
+#: seconds in which good answers are counted before the circuit is told
+_TOGETHER = 1.0
 #: more slots than this are not learned from what was seen
 _LEARNED_MOST = 256
 _DOUBTED = frozenset({NodeState.SUSPECT, NodeState.JOINING})
@@ -136,6 +138,8 @@ class Upstream:
         self._cooldowns: dict[str | None, Cooldown] = {}
         self._cooldown = Cooldown() if circuit is None else Cooldown(rules=circuit)
         self._measured_at = 0.0
+        #: good answers that its circuit has not been told of, and since when
+        self._good, self._good_since = 0, -math.inf
         self._dice = dice
         self._handicap = (_NEAR if node.local else 1.0) * 100.0 / node.weight
         self._settle()
@@ -309,6 +313,12 @@ class Upstream:
     def record(self, verdict: Verdict, key: str | None, now: float, wall: float) -> None:
         """What an attempt said of the node, and of the model there."""
         before = self.circuit
+        if verdict.success and not verdict.suspect and not before.fails and before.retry_at is None:
+            self._succeeded(now)
+            self._record_model(verdict, key, now)
+            return
+        self._tell()
+        before = self.circuit
         if verdict.blame is Blame.NODE:
             self.circuit = before.failed(now, self._dice)
             self.failed_at = now
@@ -326,6 +336,18 @@ class Upstream:
             self.changed.fire()
         if verdict.suspect:
             self.health = self._health.traffic_failed(now, wall)
+
+    def _succeeded(self, now: float) -> None:
+        # A good answer changes nothing but a count, which the circuit is told of together.
+        if now - self._good_since > _TOGETHER:
+            self._tell()
+            self._good_since = now
+        self._good += 1
+
+    def _tell(self) -> None:
+        if self._good:
+            self.circuit = self.circuit.succeeded(self._good_since, self._good)
+            self._good = 0
 
     def forgive(self, gone: Collection[str]) -> None:
         """These models left its memory: others, which may have failed for want of it, may try.

@@ -90,9 +90,10 @@ class Cache:
     def keep(self, call: Call) -> int:
         """Bytes of an answer to `call` that would be kept; 0: it is not."""
         rules = self._rules
-        if not rules.enabled or not self._answers(call):
+        entry = rules.max_entry
+        if not rules.enabled or (self._running() + 1) * entry > rules.max_bytes:
             return 0
-        return rules.max_entry if self._room() >= rules.max_entry else 0
+        return entry if self._answers(call) else 0
 
     def store(self, call: Call, reply: Reply, tap: Tap, ending: Ending) -> None:
         """An answer has ended with its terminal marker; it is kept if all of it was collected."""
