@@ -46,6 +46,8 @@ def configured(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
     """The log of the process, put back afterwards."""
     root, ours = logging.getLogger(), logging.getLogger("ollama_wrap")
     before = root.handlers[:], root.level, ours.level
+    log.flush()  # what earlier tests left
+    capsys.readouterr()
     yield
     log.configure("info", "logfmt")
     logging.captureWarnings(capture=False)
