@@ -153,6 +153,7 @@ class _Builder:
             self.store_kind = state.store.partition(":")[0]
         except (ConfigError, StateError) as error:
             self.problems.append(error.text)
+            # Without a store nothing outlives this process; calls are answered all the same.
             store, bus = open_store("memory", state.dir, self.clock), open_bus("memory")
             self.store_kind = "memory"
         return store, Events(bus, self.settings.server.node_id, self.clock)
@@ -185,6 +186,7 @@ class _Builder:
     def _found_ourselves(self, node_id: str) -> None:
         log.get(__name__).warning("this node is this sidecar itself; it is left out", node=node_id)
         fleet = self.fleets.current
+        # An entry that leads back here would be asked in a circle.
         others = tuple(one for one in fleet.others if one.node.id != node_id)
         self.fleets.replace(Fleet(fleet.mode, fleet.reason, fleet.local, others))
         self._settle()
@@ -333,6 +335,7 @@ class _Builder:
 
     async def _ask_origin(self, origin: bytes) -> Verdict:
         headers: list[Header] = [(b"Host", b"localhost"), (b"Origin", origin)]
+        # As a browser would ask, under a name that stock always takes.
         reply = await self.local.answer(ask.inner("OPTIONS", "/", headers), None)
         await ask.whole(reply, _SMALL)
         return verdict(reply.status, reply.headers)

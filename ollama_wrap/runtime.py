@@ -132,6 +132,7 @@ class Runtime:
         """Put the mode in force that settings, choices and nodes ask for now."""
         fleet = self.fleets.current
         mode, reason = decide(
+            # What could not be read may have named nodes that nobody is to use.
             distributed=False if self.problems else self.settings.distributed,
             standalone=self.settings.standalone,
             choice=self.choices.mode,

@@ -40,12 +40,14 @@ class AdminToken:
         if not self.usable or not given:
             return False
         now, block = self._clock.monotonic(), _block(call.client)
+        # Guesses are looked at before the token: a right one does not help who guesses.
         guesses = [when for when in self._wrong.get(block, ()) if when > now - WINDOW]
         if len(guesses) >= GUESSES:
             wait = ceil(guesses[0] + WINDOW - now)
             raise LimitReached("too many wrong tokens from your address", retry_after=wait)
         if self._same(given):
             return True
+        # Put in again at the end: who guessed longest ago is forgotten first.
         self._wrong.pop(block, None)
         self._wrong[block] = [*guesses, now]
         if len(self._wrong) > ADDRESSES:

@@ -110,6 +110,7 @@ class Door:
         origin = fields.get(b"origin")
         if origin:
             host = fields.get(b"host", b"")
+            # A page of the same host is no foreign one.
             if origin not in (b"http://" + host, b"https://" + host):
                 leave = self._origins.judge(origin)
                 return ASK if leave is None else self._cross(call, listener, leave)
@@ -173,8 +174,10 @@ class Door:
     def _entry(self, call: Call, listener: str) -> _Entry:
         host = call.fields.get(b"host")
         if host is None:
+            # HTTP/1.0 may leave it out; no browser does.
             return _Entry(open=True, keep=False)
         now = self._clock.monotonic()
+        # Names and addresses of a machine change, and clients may send ever new hosts.
         if now >= self._stale or len(self._entries) >= KEPT:
             self._entries.clear()
             self._stale = now + FRESH
@@ -215,6 +218,7 @@ class Door:
         told = b",".join(v for name, v in call.headers if name.lower() == b"x-forwarded-for")
         for hop in reversed(told.decode("latin-1").split(",")):
             before = hosts.address(hosts.bare(hop.strip()))
+            # Beyond the first address that is not ours to trust, anything may be made up.
             if before is None or not self._trusts(known):
                 break
             known = str(before)

@@ -12,6 +12,7 @@ Address = IPv4Address | IPv6Address
 _PRIVATE = tuple(
     ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 )
+#: endings that stock takes as meant for this network
 _LOCAL_ENDINGS = (".localhost", ".local", ".internal")
 
 
@@ -23,6 +24,7 @@ def split(value: str) -> tuple[str, str]:
     before, colon, port = value.rpartition(":")
     if before.startswith("[") and before.endswith("]"):
         before = before[1:-1]
+    # An IPv6 address without brackets: Go takes it as no port at all.
     elif ":" in before:
         return value, ""
     if not colon or any(mark in before + port for mark in "[]"):
@@ -100,5 +102,6 @@ def loopback_bound(listener: str, listeners: Iterable[str]) -> bool:
         return host not in bound or is_loopback(host)
     if str(found) in bound:
         return found.is_loopback
+    # Bound to all addresses, loopback is one of them.
     everywhere = any(getattr(address(one), "is_unspecified", False) for one in bound)
     return found.is_loopback and not everywhere

@@ -61,12 +61,14 @@ async def _read_beginning(exchange: Exchange, call: Call, route: Route) -> None:
         call.kind = Kind.OTHER if call.kind is Kind.OTHER else Kind.ONCE
         return
     reading, beginning = None, bytearray()
+    # The model stands near the beginning, or, behind pictures, very far from it.
     for look in _LOOKS:
         while len(beginning) < look and (part := await exchange.read()):
             beginning += part
         reading = dialects.read(route, bytes(beginning), call.headers, whole=False)
         if reading is not None or len(beginning) < look:
             break
+    # What was read is sent all the same.
     call.rest = Begun(bytes(beginning), exchange)
     _understand(call, reading)
     call.repeatable = False

@@ -81,6 +81,7 @@ class Own:
         self, call: Call, row: Row | None, scope: Mapping[str, Any], receive: Receive
     ) -> Written:
         """What is answered. Raises WrapError."""
+        # In this order: nobody learns from a refusal what they may not know.
         refusal = self._door.own(call, _listener(scope))
         if refusal is not None:
             return refusal.status, list(refusal.headers), refusal.body

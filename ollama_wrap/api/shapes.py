@@ -79,6 +79,7 @@ def health(fleet: Fleet, now: float) -> Shape:
 def node(upstream: Upstream, now: float, waiting: int) -> Shape:
     """One entry of `nodes`; `waiting`: calls that wait here for a place."""
     declared, found, known = upstream.node, upstream.health, upstream.inventory
+    # A word of its sidecar has no time that we know.
     current = upstream.state is found.state
     return {
         "id": declared.id,
@@ -133,9 +134,11 @@ def held(fleet: Fleet) -> dict[str, Holders]:
     for upstream in fleet.upstreams:
         inventory = upstream.inventory
         if not inventory.known:
+            # It has listed nothing since the start: what an earlier run saw there counts.
             for key in inventory.seen:
                 found.setdefault(key, []).append((upstream, None))
         for key, model in inventory.models.items():
+            # Any node may have a stub of a cloud model; it is answered by an account.
             if upstream.node.local or not model.remote:
                 found.setdefault(key, []).append((upstream, model))
     return found
@@ -143,6 +146,7 @@ def held(fleet: Fleet) -> dict[str, Holders]:
 
 def runners(fleet: Fleet) -> Shape:
     """`runner_stats`: distinct models in memory, copies of them, and the load of each node."""
+    # Nodes that nobody asks at present may hold anything.
     inside = [keys for one in used(fleet) if (keys := _loaded_keys(one)) is not None]
     by_node = {
         one.node.id: {"in_flight": in_flight(one), "slots": slots(one), "loaded": loaded(one)}
@@ -179,6 +183,7 @@ def fitting(names: Iterable[str], most: int) -> list[str]:
     """The first of `names`, as many as fit into `most` bytes of JSON."""
     taken: list[str] = []
     for name in names:
+        # With its comma.
         most -= len(json.dumps(name)) + 1
         if most < 0:
             break

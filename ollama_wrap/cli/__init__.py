@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(first: Namespace) -> int:
+    # Only the module of this command is loaded.
     command = cast("Command", import_module(f"ollama_wrap.cli.{first.command}"))
     parser = ArgumentParser(f"ollama-wrap {first.command}", description=COMMANDS[first.command])
     _add_env_file(parser, first.env_file)

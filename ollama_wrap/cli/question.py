@@ -20,6 +20,7 @@ def ask_local(settings: Settings, stdin: TextIO | None, stderr: TextIO | None) -
         stderr.write(f"Where does the real Ollama listen? [{default}] ")
         stderr.flush()
         line = stdin.readline()
+        # Enter takes the default, and so does the end of input.
         if not line.strip():
             return settings
         try:

@@ -60,6 +60,7 @@ def run(options: Namespace) -> int:
     except listeners.Taken as taken:
         return _unavailable([str(taken), *_advice(taken, settings)])
     else:
+        # What was bound is what holds: port 0 has a number now.
         server = settings.server.model_copy(update={"listen": bound.listen})
         settings = settings.model_copy(update={"server": server})
         if "address" not in settings.local.model_fields_set:
@@ -136,6 +137,7 @@ class _Serving:
             tasks.start(self._test(), "self test"),
             tasks.start(greet(self.runtime), "start"),
         ]
+        # All else happens in callbacks and in tasks of their own.
         await self.stop.asked.wait()
         await tasks.stop(*besides)
         await self._end()
@@ -146,6 +148,7 @@ class _Serving:
         """Ask our Ollama, with a mark that only we know: are we asking ourselves."""
         runtime = self.runtime
         local = runtime.fleets.current.local
+        # A name is looked up by the prober.
         if not local.addresses:
             await runtime.prober.first_round.wait()
         question = Question(
@@ -172,6 +175,7 @@ class _Serving:
         if stop.patient and runtime.used_by_peers():
             lame = runtime.settings.server.lame_duck
             await lifecycle.either(stop.at_once.wait(), seconds=lame)
+        # From here on nobody gets in; idle connections end by themselves.
         for listener in self.server.servers:
             listener.close()
         for connection in tuple(self.server.server_state.connections):

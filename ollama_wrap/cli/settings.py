@@ -42,6 +42,7 @@ def env_example() -> str:
             others = f" (also {', '.join(row.names[1:])})" if row.names[1:] else ""
             unused = " Not used yet." if row.unused else ""
             lines.append(f"# {row.sentence}{others}{unused}")
+            # A default in words, such as the host name, is no value that could be set.
             written = row.default if _literal(row) else ""
             lines.append(f"#{row.name}={written}")
         lines.append("")

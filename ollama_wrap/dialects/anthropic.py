@@ -46,6 +46,7 @@ class Anthropic:
             return Ending(
                 tail.rstrip().endswith(b"}"), failed=False, prompt_tokens=prompt, tokens=tokens
             )
+        # So that a first event stands behind a line end, too.
         text = b"\n" + tail.rstrip()
         done = text.endswith(b"}") and b"\nevent: message_stop\n" in text
         return Ending(done, b"\nevent: error\n" in text, prompt, tokens)

@@ -20,6 +20,7 @@ def _route(
     return Route(kind, operation, "ollama", reads_body, repeatable)
 
 
+# Repeatable: asked twice, it changes nothing on a node.
 _infer = {"reads_body": True, "repeatable": True}
 _ROOT = _route(Kind.LIST, "root", repeatable=True)
 _VERSION = _route(Kind.LIST, "version", repeatable=True)
@@ -70,6 +71,7 @@ class Ollama:
         return [(b"Content-Type", b"application/json; charset=utf-8")], body
 
     def marker(self, reason: str, request_id: str, tail: bytes) -> bytes:
+        # A line that was cut must not swallow ours.
         gap = "\n" if tail and not tail.endswith(b"\n") else ""
         text = quoted(f"stream interrupted: {reason}")
         code, by = quoted(reason), quoted(request_id)

@@ -86,6 +86,7 @@ class Admission:
         ready = candidate is None or not (candidate.busy or ranking.key in self._queues)
         if ready or not self._may_wait(call, ranking):
             return _taken(ranking, candidate)
+        # Somebody is free and others wait: they are served first, now.
         if candidate is not None and not candidate.busy:
             self._something_changed()
         return await self._wait(call, rank, ranking, tried)
@@ -116,6 +117,7 @@ class Admission:
         except TimeoutError:
             if future.done() and not future.cancelled():
                 return future.result()
+            # The client's own time is over; ours only means: wait elsewhere.
             if until == call.deadline:
                 msg = "no node was free before the deadline of this request"
                 raise Overloaded(msg, retry_after=self._retry_after(ranking)) from None
@@ -182,6 +184,7 @@ class Admission:
         full = False
         for caller in tuple(queue.callers):
             line = queue.callers[caller]
+            # If one could not be served, none of its sort can.
             if full and line[0].plain:
                 continue
             if self._serve(line[0]):

@@ -50,6 +50,7 @@ class Chains:
             Kind.ONCE: local,
             Kind.OTHER: local,
         }
+        # Kept answers are the one thing that `local` has not.
         self._standalone = {**dict.fromkeys(Kind, local), Kind.INFER: ranked}
         self._show = (all_.ranked,)
         self._local = {**dict.fromkeys(Kind, local), Kind.INFER: (all_.ranked,)}
@@ -127,6 +128,7 @@ class Pipeline:
         if call.kind is not Kind.INFER or reply is None or isinstance(reply.body, bytes):
             return None
         ending = one.tap.ending(call.dialect, call.operation, streamed=_streamed(reply))
+        # The end of an error says nothing about an engine.
         good = reply.status in _GOOD
         if isinstance(reply.body, Attempt):
             # An error with a status of its own was judged when it came.

@@ -91,6 +91,7 @@ class Guard:
         count = self._by_address[address] = self._by_address.get(address, 0) + 1
         if len(self.connections) > self.limits.connections or (
             count > self.limits.connections_per_address
+            # All clients of one machine, or of one proxy, come from one address.
             and not _loopback(address)
             and not self._trusted(address)
         ):
@@ -129,6 +130,7 @@ class Guard:
             self._thin_out()
         if buffered > self.limits.buffered:
             self._set_marks(NARROW)
+        # Not at the same mark, or it would go to and fro.
         elif buffered < self.limits.buffered // 2:
             self._set_marks(self.limits.marks)
 
@@ -137,6 +139,7 @@ class Guard:
         limits = self.limits
         stage, exchange = connection.stage, connection.exchange
         unsent = connection.transport.get_write_buffer_size()
+        # One that we close is still written to; it may stall like any other.
         closing = connection.transport.is_closing()
         streaming = stage in (BODY, CHUNKED, ANSWER) and not closing
         full = connection.flow.write_paused or not streaming
@@ -186,6 +189,7 @@ class Guard:
         """Requests whose head or body is still coming get half of all connections."""
         coming = [one for one in self.connections if one.receiving]
         if (surplus := len(coming) - self.limits.connections // 2) > 0:
+            # The slowest go first: they have been at it longest.
             for connection in sorted(coming, key=lambda one: one.since)[:surplus]:
                 connection.refuse(heads.Fault(503, "too many connections"))
 

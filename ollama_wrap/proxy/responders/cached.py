@@ -77,6 +77,7 @@ class Kept:
 
 def _reply(entry: Entry, origin: Origin) -> Reply:
     headers: list[Header] = list(entry.headers)
+    # In the form in which it came: whole, or line by line.
     if not entry.streamed:
         return Reply(200, headers, entry.body, b"OK", origin)
     headers.append((b"Transfer-Encoding", b"chunked"))

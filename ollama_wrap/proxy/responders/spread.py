@@ -80,6 +80,7 @@ class Spread:
                 done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 ended += [task.result() for task in done]
             answered = [one for one in ended if one.reply is not None]
+            # Where nobody succeeded, any answer says more than none.
             served = max(answered, key=_good, default=None)
         except asyncio.CancelledError:
             for task in waiting:
@@ -87,6 +88,7 @@ class Spread:
             raise
         finally:
             for task in waiting:
+                # They go on unloading; what they answer is read by nobody.
                 task.add_done_callback(_close)
             for attempt in ended:
                 if attempt is not served:
@@ -100,6 +102,7 @@ class Spread:
         attempt = self._begin(call, upstream)
         await attempt.run(may_move=None)
         if _good(attempt):
+            # So that a list which is asked for at once does not show it.
             upstream.inventory = upstream.inventory.unloaded(canonical(call.model or "") or "")
         return attempt
 
@@ -112,6 +115,7 @@ class Spread:
             return Reply(200, list(_LINES), woven, b"OK")
         results = await asyncio.gather(*(self._result(call, one) for one in upstreams))
         shape = {one.node.id: result for one, result in zip(upstreams, results, strict=True)}
+        # Several answers have no status in common.
         status = 200 if all(one["error"] is None for one in results) else 502
         return Reply(status, [_JSON], json.dumps({"results": shape}).encode())
 
@@ -121,8 +125,10 @@ class Spread:
             found = [one for one in fleet.upstreams if one.routable]
         else:
             found = [self._named(name) for name in call.targets]
+        # Pulling to other nodes adds; deleting there takes a right.
         if call.operation == "delete" and not all(one.node.local for one in found):
             self._check(call)
+        # A node may be named twice, by its two names.
         return tuple(dict.fromkeys(found))
 
     def _named(self, name: str) -> Upstream:

@@ -79,6 +79,7 @@ class Woven:
 
     async def _follow(self, upstream: Upstream) -> None:
         attempt = self._begin(upstream)
+        # What stands here if the task is cancelled.
         fault: str | None = "it was not asked to the end"
         try:
             fault = await self._run(attempt)
@@ -100,6 +101,7 @@ class Woven:
         self._open.append(attempt)
         try:
             attempt.start(strand)
+            # Paused before this one had begun.
             if self._paused:
                 attempt.pause()
             await strand.ended
@@ -116,6 +118,7 @@ class Woven:
     def _ended(self, node: str, fault: str | None) -> None:
         self._faults[node] = fault
         sink = self._sink
+        # Only the last one knows how all of it ended.
         if sink is None or len(self._faults) < len(self._upstreams):
             return
         nodes = [one.node.id for one in self._upstreams]
@@ -148,6 +151,7 @@ class _Strand:
         rest, self._rest = self._rest, b""
         if error is not None:
             self.fault = error.text
+        # A last line without its end.
         elif (marked := self._marked(rest)) is not None:
             self._pass_on([marked])
         if not self.ended.done():
@@ -162,6 +166,7 @@ class _Strand:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self.fault = "its answer cannot be read"
             return None
+        # Clients stop at an error, though other nodes may still go on.
         if said.error is not None:
             self.fault = said.error
             return None
