@@ -36,6 +36,7 @@ from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.names import canonical
 from ollama_wrap.observe import log
 from ollama_wrap.proxy import headers, outcome
+from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.reply import Origin, Reply
@@ -123,14 +124,19 @@ class Edge:
     def _sent_on(self, exchange: Exchange, call: Call, one: Open, plan: Plan) -> bool:
         """Whether the call is on its way without a task; else its body has been read if any."""
         budget = self._pipeline.budget
-        if exchange.length > budget.body_limit():
+        if not 0 <= exchange.length <= budget.body_limit():
             return False
-        intake.take(exchange, call, plan.route, budget)
+        attempt: Attempt | None = None
         try:
+            intake.take(exchange, call, plan.route, budget)
             self._facts.rights(call)
             attempt = self._pipeline.begin(one)
         except WrapError:
-            attempt = None  # said again, and answered, by the usual line
+            pass  # said again, and answered, by the usual line
+        except Exception as error:  # noqa: BLE001  here nobody else would say it
+            self.failed(exchange, one, error)
+            self._pipeline.close(one, None)
+            return True
         if attempt is None:
             self._start(exchange, one, self._answer_read(exchange, call, one))
         else:
@@ -276,7 +282,10 @@ class Edge:
 
     def go_on(self, exchange: Exchange, one: Open) -> None:
         """See `express.Line`."""
-        self._start(exchange, one, self._answer_read(exchange, one.call, one))
+        self._start(exchange, one, self._carry_on(exchange, one))
+
+    async def _carry_on(self, exchange: Exchange, one: Open) -> Ending | None:
+        return await self._send(exchange, one, await self._pipeline.answer(one))
 
     def _break(self, exchange: Exchange, call: Call, one: Open, word: str) -> None:
         """End a broken answer so that nobody takes it for whole."""

@@ -129,5 +129,7 @@ class Express:
     def _close(self, ending: Ending | None) -> None:
         if not self._closed:
             self._closed = True
+            # They hold each other: none of them would be freed before the next collection.
+            self._exchange.gone = self._one.cancel = None
             self._attempt.close()
             self._line.close(self._one, ending)

@@ -19,6 +19,8 @@ from ollama_wrap.wire.base import Exchange, Pace
 PREFIX = "/ollama"
 #: The field with the nonce of the self test at start; stock ignores it.
 NONCE = b"x-ollama-wrap-nonce"
+#: most milliseconds of a deadline: what is longer is none
+_LONGEST = 10**9
 #: most plans kept with one head: it comes from so many clients
 _KEPT = 64
 
@@ -59,6 +61,7 @@ class Planner:
         if isinstance(plan, Plan) and now < plan.until:
             return plan
         plan = self._make(exchange, path, now)
+        # A verdict of the local Ollama holds for its own time.
         if plan.refusal is not ASK:
             if len(notes) >= _KEPT:
                 notes.clear()
@@ -75,10 +78,12 @@ class Planner:
             refusal = None
         seconds = _wishes(call)
         pace = _PACES.get(call.kind, Pace.BRIEF)
+        # The lines for a node are made by the first call that goes there.
         call.lines = {}
         loop = self._loop(call)
-        wishes = seconds or call.dry_run or call.targets or call.forced or call.hop
-        usual = refusal is None and loop is None and not wishes
+        wishes = call.dry_run or call.targets or call.forced or call.hop
+        usual = refusal is None and loop is None and seconds is None and not wishes
+        usual = usual and b"expect" not in call.fields
         usual = usual and route.reads_body and route.kind is Kind.INFER
         usual = usual and route.operation != "transcriptions"
         return Plan(call, route, refusal, now + FRESH, seconds, loop, pace, usual)
@@ -143,6 +148,6 @@ def _wishes(call: Call) -> float | None:
     if fields.get(b"x-ollama-priority", b"").lower() == b"low":
         call.priority = Priority.LOW
     try:
-        return max(0, int(fields[b"x-ollama-timeout-ms"])) / 1000
+        return min(max(0, int(fields[b"x-ollama-timeout-ms"])), _LONGEST) / 1000
     except (KeyError, ValueError):
         return None

@@ -16,7 +16,7 @@ from ollama_wrap.wire.answer import Answer
 #: A gap is looked for so often within the time that it may take.
 _LOOKS = 4
 #: Bytes of a request that a node may be slow to take.
-_LARGE = 64 * 1024
+LARGE = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ async def taken(
     Raises UpstreamTimeout where it takes nothing for so long and another could.
     """
     left = answer.unsent if seconds else 0
-    while left > _LARGE and not what.done():
+    while left > LARGE and not what.done():
         await asyncio.wait((what,), timeout=seconds)
         before, left = left, answer.unsent
         if left == before and not what.done() and may_move():

@@ -122,9 +122,10 @@ class Connection(asyncio.Protocol):
         if answer.pieces:
             answer.body_begins()
             answer.push()
-        answer.tell()
         if fault is not None:
             self.fail(fault)
+        else:
+            answer.tell()
 
     # parser
 

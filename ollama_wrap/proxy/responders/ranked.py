@@ -13,6 +13,7 @@ from ollama_wrap.proxy import outcome
 from ollama_wrap.proxy.admit import Admission
 from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.proxy.budget import Budget
+from ollama_wrap.proxy.limits import LARGE
 from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.outcome import Outcome, Repeat
 from ollama_wrap.proxy.responders.failed import failed
@@ -88,7 +89,7 @@ class Ranked:
 
     def begin(self, call: Call) -> Attempt | None:
         """The first choice, asked at once; None: it is not clear, or no connection is idle."""
-        if log.debugging() or self._wire.waits.hard:
+        if log.debugging() or self._wire.waits.hard or len(call.body or b"") > LARGE:
             return None  # the usual line says why each node was chosen, and ends waits
         if call.mode is Mode.LOCAL:
             fleet = self._wire.fleets.current

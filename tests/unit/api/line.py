@@ -7,7 +7,7 @@ from ollama_wrap.api.guards import Door, Rules
 from ollama_wrap.api.routes import PATHS, PREFIXES
 from ollama_wrap.call import Call, Kind, Mode
 from ollama_wrap.dialects import Ending
-from ollama_wrap.errors import Forbidden, Unavailable, UpstreamError
+from ollama_wrap.errors import Unavailable, UpstreamError
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.observe.ended import Ended
 from ollama_wrap.proxy.budget import Allowance, Budget
@@ -84,7 +84,7 @@ class Line:
         self.asked = Scripted(answer if callable(answer) else said)
         self.ended: list[Ended] = []
         self.stored = 0
-        self.forbidden: Forbidden | None = None
+        self.forbidden: Exception | None = None
         self.stock = Stock(SITE.encode())
         fleets = Fleets(Fleet(mode, reason or "setting", upstream("local"), (upstream("r1=h"),)))
         told = Told(self._heard, lambda _: None, self._store, lambda _: 1000)

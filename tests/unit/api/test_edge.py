@@ -250,6 +250,16 @@ async def test_fault_of_ours_is_a_500_that_does_not_stop_the_line() -> None:
 # ---------------------------------------------------------------- deadlines
 
 
+async def test_fault_of_ours_before_a_call_is_on_its_way_is_a_500_too() -> None:
+    line = Line(NoUpstream(""))
+    line.forbidden = ZeroDivisionError("oops")
+
+    got = await line.take(chat())
+
+    assert (got.status, line.ended[0].status) == (500, 500)
+    assert (len(line.pipeline.running), line.pipeline.budget.kept) == (0, 0)
+
+
 async def test_deadline_that_passes_before_an_answer_is_504() -> None:
     async def never(_: Call) -> Reply:
         await asyncio.Event().wait()

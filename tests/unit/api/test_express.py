@@ -194,6 +194,22 @@ async def test_stream_that_breaks_is_said_to_be_broken() -> None:
     assert (way.line.told, way.freed) == (["begin", "finish", "close"], True)
 
 
+async def test_garbage_that_comes_with_the_first_byte_is_a_matter_of_the_usual_line() -> None:
+    way = Way()
+
+    way.node.says(HEAD, chunk(LINE), b"no chunk\r\n")
+
+    assert (way.line.told, way.exchange.started) == (["go on"], False)
+
+
+async def test_call_that_has_ended_is_held_by_nothing() -> None:
+    way = Way()
+
+    way.node.says(HEAD, chunk(LAST), END)
+
+    assert (way.exchange.gone, way.exchange.writable, way.one.cancel) == (None, None, None)
+
+
 async def test_client_that_reads_slowly_holds_the_node_back() -> None:
     way = Way()
     way.exchange.paused = True

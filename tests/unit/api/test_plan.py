@@ -241,3 +241,40 @@ async def test_own_question_that_comes_back_is_a_loop(nonce: str, loops: bool) -
     plan = Desk().plan(FakeExchange("GET", "/api/version", ("X-Ollama-Wrap-Nonce", nonce)))
 
     assert (plan.loop is not None) is loops
+
+
+# ---------------------------------------------------------------- what is usual
+
+
+def usual(*fields: Written, target: str = "/api/chat") -> bool:
+    return Desk().plan(FakeExchange("POST", target, *fields)).usual
+
+
+async def test_inference_is_usual_and_what_waits_for_something_is_not() -> None:
+    assert usual()
+    assert usual(("X-Ollama-Route", "remote"), ("X-Ollama-Priority", "low"))
+    assert not usual(target="/api/pull")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        ("X-Ollama-Timeout-Ms", "0"),
+        ("X-Ollama-Timeout-Ms", "9000"),
+        ("X-Dry-Run", "true"),
+        ("X-Ollama-Target-Nodes", "r1"),
+        ("X-Ollama-Force-Local", "true"),
+        ("X-Ollama-Force-Distributed", "r1"),
+        ("X-Ollama-Hop", "1"),
+        ("Via", "1.1 tower"),
+        ("Expect", "100-continue"),
+    ],
+)
+async def test_call_with_a_wish_is_not_usual(field: Written) -> None:
+    assert not usual(field)
+
+
+async def test_deadline_that_no_number_holds_is_a_long_one() -> None:
+    plan = Desk().plan(FakeExchange("POST", "/api/chat", ("X-Ollama-Timeout-Ms", "9" * 4000)))
+
+    assert plan.seconds == 1_000_000
