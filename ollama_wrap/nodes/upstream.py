@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from enum import StrEnum
 from random import Random
 
 from ollama_wrap.config.groups import Circuit as CircuitRules
@@ -23,6 +22,7 @@ from ollama_wrap.nodes.inventory import Inventory
 from ollama_wrap.nodes.names import short
 from ollama_wrap.nodes.node import Node, NodeKind
 from ollama_wrap.nodes.signal import Signal
+from ollama_wrap.nodes.verdict import Blame, Verdict
 
 #: versions of the protocol between sidecars that we speak, first and last
 PROTO = (1, 1)
@@ -47,25 +47,6 @@ _STANDING = {
     NodeState.INCOMPATIBLE: "node-down",
     NodeState.DRAINING: "drained",
 }
-
-
-class Blame(StrEnum):
-    """What an outcome counts against."""
-
-    NONE = "none"
-    NODE = "node"
-    MODEL = "model"
-    #: out of memory while loading, or a stalled load
-    MODEL_DOUBLE = "model-double"
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an attempt said of its node. `suspect`: look at it now."""
-
-    blame: Blame = Blame.NONE
-    success: bool = False
-    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from ollama_wrap.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from ollama_wrap.nodes.upstream import Blame, Verdict
+from ollama_wrap.nodes.verdict import Blame, Verdict
 
 
 class Repeat(Enum):

@@ -14,7 +14,8 @@ from ollama_wrap.nodes.health import Health, NodeState
 from ollama_wrap.nodes.inventory import Inventory, Loaded, Model
 from ollama_wrap.nodes.names import canonical
 from ollama_wrap.nodes.node import local_node, parse_nodes
-from ollama_wrap.nodes.upstream import Blame, Upstream, Verdict
+from ollama_wrap.nodes.upstream import Upstream
+from ollama_wrap.nodes.verdict import Blame, Verdict
 
 NOW = 1_000.0
 WALL = 1_700_000_000.0

@@ -102,6 +102,7 @@ class Merged:
     async def answer(self, call: Call, before: Unavailable | None) -> Reply:
         """See `Responder`."""
         here = await self._ask(call)
+        # A 403 or 405 is about the call, whatever others have.
         if here.final:
             return here.as_it_came()
         fleet = self._fleets.current
@@ -128,6 +129,7 @@ class Merged:
             return _Here(failure=_broken(self._fleets.current, error))
 
     def _root(self, here: _Here, fleet: Fleet) -> Reply:
+        # One that has never answered is no reason to say that something runs.
         up = any(one.state is not NodeState.JOINING for one in fleet.others if _counts(one))
         if here.reply is not None or not up:
             return here.as_it_came()
@@ -141,6 +143,7 @@ class Merged:
             body = f'{{"version":{quoted(version)}}}'.encode()
         else:
             return here.as_it_came()
+        # What is no object cannot be given one more key.
         if not body.rstrip().endswith(b"}"):
             return here.as_it_came()
         counts = {"nodes": len(fleet.upstreams), "active": self._active(fleet)}
@@ -148,13 +151,16 @@ class Merged:
         return Reply(200, [_JSON], lists.extended(body, "distributed", ours), origin=_origin(here))
 
     def _list(self, wanted: _List, here: _Here, fleet: Fleet) -> Reply:
+        # An empty live list is a list; None is none.
         live = _read(wanted, here)
         local = wanted.known(fleet.local.inventory) if live is None else live
         others = [(one, _theirs(one, wanted)) for one in fleet.others if _counts(one)]
         if live is None and not local and not any(rows for _, rows in others):
             return here.as_it_came()
         rows: dict[str, tuple[bytes, list[str]]] = {
-            key: (raw, [fleet.local.node.id]) for key, raw in local.items()
+            # The local entry stands for a name that several have.
+            key: (raw, [fleet.local.node.id])
+            for key, raw in local.items()
         }
         for upstream, theirs in others:
             for key, raw in theirs.items():

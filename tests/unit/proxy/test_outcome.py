@@ -14,7 +14,7 @@ from ollama_wrap.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from ollama_wrap.nodes.upstream import Blame
+from ollama_wrap.nodes.verdict import Blame
 from ollama_wrap.proxy import outcome
 from ollama_wrap.proxy.outcome import DOUBTFUL, Outcome, Repeat, of_answer, of_break, of_error
 

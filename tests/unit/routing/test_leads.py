@@ -9,7 +9,8 @@ from ollama_wrap.nodes.fleet import Fleet
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.inventory import Inventory
 from ollama_wrap.nodes.mode import ModeReason
-from ollama_wrap.nodes.upstream import Blame, Upstream, Verdict
+from ollama_wrap.nodes.upstream import Upstream
+from ollama_wrap.nodes.verdict import Blame, Verdict
 from ollama_wrap.routing.router import Ranking, Router
 from tests.fakes.nodes import NOW, WALL, call, eject, fill, fleet, key, upstream
 
