@@ -1,4 +1,6 @@
 import ipaddress
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -10,9 +12,13 @@ from ollama_wrap.config.values import (
     Origins,
     Seconds,
     Size,
+    existing_file,
     node_id_of,
     parse_listen,
+    parse_listens,
+    parse_networks,
     parse_node_id,
+    parse_text,
 )
 
 seconds = TypeAdapter[float](Seconds)
@@ -188,3 +194,28 @@ def test_networks_may_be_single_addresses() -> None:
     found = networks.validate_python("10.0.0.5, fd00::/8")
 
     assert found == (ipaddress.ip_network("10.0.0.5/32"), ipaddress.ip_network("fd00::/8"))
+
+
+def test_list_from_yaml_is_a_list() -> None:
+    assert parse_networks(["10.0.0.5"]) == parse_networks("10.0.0.5")
+    assert parse_text([{"url": "http://r1"}]) == '[{"url": "http://r1"}]'
+
+
+@pytest.mark.parametrize("read", [parse_networks, parse_listens])
+@pytest.mark.parametrize("written", ["box.lan:x", 5, {"a": 1}])
+def test_what_is_no_such_list_is_refused(read: Callable[[object], object], written: object) -> None:
+    with pytest.raises(ValueError, match="write|port"):
+        read(written)
+
+
+def test_nowhere_to_listen_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one address"):
+        parse_listens(" , ")
+
+
+def test_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "there").touch()
+
+    assert existing_file(tmp_path / "there").name == "there"
+    with pytest.raises(ValueError, match="no such file"):
+        existing_file(tmp_path / "away")
