@@ -204,7 +204,7 @@ def test_list_from_yaml_is_a_list() -> None:
 @pytest.mark.parametrize("read", [parse_networks, parse_listens])
 @pytest.mark.parametrize("written", ["box.lan:x", 5, {"a": 1}])
 def test_what_is_no_such_list_is_refused(read: Callable[[object], object], written: object) -> None:
-    with pytest.raises(ValueError, match="write|port"):
+    with pytest.raises(ValueError, match=r"write|port"):
         read(written)
 
 
