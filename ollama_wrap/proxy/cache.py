@@ -39,6 +39,8 @@ _OBJECT: Header = (b"Content-Type", b"application/json; charset=utf-8")
 _LOADED = b'"done_reason":"load"'
 #: bytes that an entry takes beside its body: objects, headers, key
 _AROUND = 1024
+#: bytes of a request whose answer is kept: a hash of a longer one would hold others up
+_LONGEST = 1024 * 1024
 #: answers that are put away at a time, and bytes of a request that does not wait for it
 _TOGETHER, _LONG = 32, 64 * 1024
 
@@ -146,6 +148,8 @@ class Cache:
         if call.mode is Mode.LOCAL or call.kind is not Kind.INFER or call.hop or call.no_store:
             return False
         if call.model is None or call.body is None or is_cloud(call.model):
+            return False
+        if len(call.body) > _LONGEST:
             return False
         key = canonical(call.model)
         return key is not None and not self._fleets.current.local.inventory.stub(key)

@@ -226,6 +226,13 @@ def test_entry_knows_when_it_came(kitchen: Kitchen) -> None:
     assert entry.at == came
 
 
+def test_answer_to_a_very_long_request_is_not_kept(kitchen: Kitchen) -> None:
+    long = chat(b'{"model":"m","images":["' + b"A" * 1_048_576 + b'"]}')
+
+    assert kitchen.cache.keep(long) == 0
+    assert kitchen.cache.keep(chat()) > 0
+
+
 @pytest.mark.parametrize(
     "body,headers,origin,ending",
     [
