@@ -1,5 +1,5 @@
 from ollama_wrap.reply import Origin, Reply
-from tests.unit.api.line import Stream
+from tests.fakes.bodies import Stream
 
 
 def test_reply_that_closes_closes_its_open_body() -> None:

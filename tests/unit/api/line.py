@@ -7,14 +7,15 @@ from ollama_wrap.api.guards import Door, Rules
 from ollama_wrap.api.routes import PATHS, PREFIXES
 from ollama_wrap.call import Call, Kind, Mode
 from ollama_wrap.dialects import Ending
-from ollama_wrap.errors import Unavailable, UpstreamError
+from ollama_wrap.errors import Unavailable
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.observe.ended import Ended
 from ollama_wrap.proxy.budget import Allowance, Budget
 from ollama_wrap.proxy.pipeline import Chains, Pipeline, Responders, Told
 from ollama_wrap.proxy.tap import Tap
-from ollama_wrap.reply import Origin, Reply, Sink
+from ollama_wrap.reply import Origin, Reply
 from ollama_wrap.routing.router import Ranking
+from tests.fakes.bodies import Stream
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.exchange import FakeExchange
 from tests.fakes.nodes import upstream
@@ -23,34 +24,6 @@ from tests.unit.api.calls import Stock
 NDJSON = (b"Content-Type", b"application/x-ndjson")
 CHUNKED = (b"Transfer-Encoding", b"chunked")
 SITE = "https://app.example"
-
-
-class Stream:
-    """A body that comes when the test says."""
-
-    def __init__(self) -> None:
-        self.sink: Sink | None = None
-        self.closed = self.paused = False
-
-    def start(self, sink: Sink) -> None:
-        self.sink = sink
-
-    def say(self, *pieces: bytes) -> None:
-        assert self.sink is not None
-        self.sink.feed(list(pieces))
-
-    def end(self, error: UpstreamError | None = None) -> None:
-        assert self.sink is not None
-        self.sink.end(error)
-
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
-
-    def close(self) -> None:
-        self.closed = True
 
 
 Answer = Callable[[Call], Awaitable[Reply]]

@@ -11,8 +11,9 @@ from ollama_wrap.api.asgi import Application
 from ollama_wrap.call import Call
 from ollama_wrap.errors import NoUpstream, StreamBroken
 from ollama_wrap.reply import Reply
+from tests.fakes.bodies import Stream
 from tests.fakes.clock import settle
-from tests.unit.api.line import CHUNKED, NDJSON, Line, Stream, node_says
+from tests.unit.api.line import CHUNKED, NDJSON, Line, node_says
 
 LINE = b'{"done":false}\n'
 LAST = b'{"done":true}\n'

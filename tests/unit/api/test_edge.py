@@ -10,9 +10,10 @@ from ollama_wrap.call import Call, Mode
 from ollama_wrap.errors import AttemptsFailed, Forbidden, NoUpstream, StreamBroken
 from ollama_wrap.reply import Reply
 from ollama_wrap.wire.base import Framing
+from tests.fakes.bodies import Stream
 from tests.fakes.clock import settle
 from tests.fakes.exchange import FakeExchange
-from tests.unit.api.line import CHUNKED, NDJSON, SITE, Line, Stream, node_says
+from tests.unit.api.line import CHUNKED, NDJSON, SITE, Line, node_says
 
 LINE = b'{"done":false}\n'
 LAST = b'{"done":true}\n'

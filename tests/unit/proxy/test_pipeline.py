@@ -11,9 +11,10 @@ from ollama_wrap.observe.ended import Ended
 from ollama_wrap.proxy.budget import Allowance, Budget
 from ollama_wrap.proxy.pipeline import Chains, Pipeline, Responders, Told
 from ollama_wrap.proxy.tap import Tap
-from ollama_wrap.reply import Origin, Reply, Sink
+from ollama_wrap.reply import Origin, Reply
 from ollama_wrap.routing.policies.base import Candidate
 from ollama_wrap.routing.router import Ranking
+from tests.fakes.bodies import Stream
 from tests.fakes.clock import FakeClock
 from tests.fakes.nodes import call, key, upstream
 
@@ -31,21 +32,6 @@ class Named:
         if self.reply is None:
             raise NoUpstream(self.name)
         return self.reply
-
-
-class Body:
-    """A Source that notes its end."""
-
-    closed = False
-
-    def start(self, sink: Sink) -> None: ...
-
-    def pause(self) -> None: ...
-
-    def resume(self) -> None: ...
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class Bench:
@@ -117,7 +103,7 @@ def test_show_in_standalone_asks_a_holder_that_is_away() -> None:
 
 
 async def test_call_is_counted_from_its_opening_to_its_end() -> None:
-    body = Body()
+    body = Stream()
     bench = Bench(Reply(200, [NDJSON], body, origin=Origin(node="r1", reason="policy")))
     one = bench.pipeline.open(asked(Kind.INFER, body=b"{}", started=bench.clock.monotonic()), None)
     bench.pipeline.budget.kept += 2
@@ -163,7 +149,7 @@ async def test_call_that_got_no_reply_is_closed_too() -> None:
 async def test_answers_that_are_whole_and_good_are_kept(
     status: int, text: bytes, stored: bool
 ) -> None:
-    bench = Bench(Reply(status, [NDJSON], Body()))
+    bench = Bench(Reply(status, [NDJSON], Stream()))
     one = bench.pipeline.open(asked(Kind.INFER), None)
     await bench.pipeline.answer(one)
     one.tap.feed([text])
@@ -174,7 +160,7 @@ async def test_answers_that_are_whole_and_good_are_kept(
 
 
 async def test_only_inference_is_judged() -> None:
-    bench = Bench(Reply(200, [NDJSON], Body()))
+    bench = Bench(Reply(200, [NDJSON], Stream()))
     one = bench.pipeline.open(asked(Kind.LIST), None)
     await bench.pipeline.answer(one)
 

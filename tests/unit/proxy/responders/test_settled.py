@@ -1,49 +1,17 @@
 import asyncio
 
-from ollama_wrap.errors import StreamBroken, UpstreamError
+from ollama_wrap.errors import StreamBroken
 from ollama_wrap.proxy.responders.settled import Settled
-from ollama_wrap.reply import Sink
+from tests.fakes.bodies import Client, Stream
 from tests.fakes.clock import settle
 
 PULLING, SUCCESS = b'{"status":"pulling"}\n', b'{"status":"success"}\n'
 
 
-class Lines:
-    """A body; `sink` is who takes it, `did` what was asked of it."""
-
-    def __init__(self) -> None:
-        self.sink: Sink | None = None
-        self.did: list[str] = []
-
-    def start(self, sink: Sink) -> None:
-        self.sink = sink
-
-    def pause(self) -> None:
-        self.did.append("pause")
-
-    def resume(self) -> None:
-        self.did.append("resume")
-
-    def close(self) -> None:
-        self.did.append("close")
-
-
-class Client:
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.ends: list[UpstreamError | None] = []
-
-    def feed(self, pieces: list[bytes]) -> None:
-        self.lines += pieces
-
-    def end(self, error: UpstreamError | None) -> None:
-        self.ends.append(error)
-
-
 class Stage:
     def __init__(self) -> None:
         self.known = asyncio.Event()
-        self.body, self.client = Lines(), Client()
+        self.body, self.client = Stream(), Client()
         self.settled = Settled(self.body, self._known)
         self.settled.start(self.client)
 
@@ -88,7 +56,7 @@ async def test_client_that_leaves_meanwhile_hears_nothing_more() -> None:
     stage.known.set()
     await settle()
 
-    assert (stage.client.lines, stage.client.ends, stage.body.did) == ([], [], ["close"])
+    assert (stage.client.lines, stage.client.ends, stage.body.told) == ([], [], ["close"])
 
 
 async def test_flow_is_the_nodes_matter() -> None:
@@ -97,4 +65,4 @@ async def test_flow_is_the_nodes_matter() -> None:
     stage.settled.pause()
     stage.settled.resume()
 
-    assert (stage.body.sink, stage.body.did) == (stage.settled, ["pause", "resume"])
+    assert (stage.body.sink, stage.body.told) == (stage.settled, ["pause", "resume"])

@@ -10,24 +10,24 @@ from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy import outcome
 from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.proxy.responders.woven import LINE, Woven, fault
-from ollama_wrap.reply import Reply, Sink
+from ollama_wrap.reply import Reply
+from tests.fakes.bodies import Client, Stream
 from tests.fakes.clock import settle
 from tests.fakes.nodes import upstream
 
 SUCCESS = b'{"status":"success"}\n'
 
 
-class Node:
+class Node(Stream):
     """An attempt at a node that answers `status`, and then what the test says."""
 
     def __init__(self, text: str, status: int = 200) -> None:
+        super().__init__()
         self.upstream = upstream(text)
         self.outcome = outcome.SERVED
         self.broken: UpstreamError | None = None
         self.status = status
         self.reply: Reply | None = None
-        self.sink: Sink | None = None
-        self.told: list[str] = []
         self.asked = asyncio.Event()
         self.answers = asyncio.Event()
         self.answers.set()
@@ -37,38 +37,6 @@ class Node:
         await self.answers.wait()
         if self.broken is None:
             self.reply = Reply(self.status, [], self)
-
-    def start(self, sink: Sink) -> None:
-        self.sink = sink
-
-    def say(self, *pieces: bytes) -> None:
-        assert self.sink is not None
-        self.sink.feed(list(pieces))
-
-    def end(self, error: UpstreamError | None = None) -> None:
-        assert self.sink is not None
-        self.sink.end(error)
-
-    def pause(self) -> None:
-        self.told.append("pause")
-
-    def resume(self) -> None:
-        self.told.append("resume")
-
-    def close(self) -> None:
-        self.told.append("close")
-
-
-class Client:
-    def __init__(self) -> None:
-        self.lines: list[bytes] = []
-        self.ends: list[UpstreamError | None] = []
-
-    def feed(self, pieces: list[bytes]) -> None:
-        self.lines += pieces
-
-    def end(self, error: UpstreamError | None) -> None:
-        self.ends.append(error)
 
 
 async def known(_: str) -> None:
