@@ -2,7 +2,8 @@
 
 Connection writes a request and parses what comes; each reply is an Answer,
 which is the Source that the relay reads from. Bytes of a body are handed on as
-they came, one piece a chunk, and joined never.
+they came, one piece a chunk: chunks are never joined, and one that comes in two
+segments waits for its end, for clients that take a chunk for a line.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from ollama_wrap.wire.answer import Answer, wake
 #: A reply's head may be this long, and be preceded by so many interim replies.
 MAX_HEAD = 64 * 1024
 MAX_INTERIM = 16
+#: A chunk longer than this is handed on in parts. Stock writes 4 KiB at a time.
+TORN = 64 * 1024
 
 _BODILESS = (204, 304)
 
@@ -42,6 +45,9 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._interim = 0
         self._head_size = 0
+        #: bytes of a chunk are coming; the body's last piece is part of one; what waits of it
+        self._in_chunk = self._open = False
+        self._held = b""
 
     # one request
 
@@ -55,6 +61,8 @@ class Connection(asyncio.Protocol):
         self.requests += 1
         self.whole = whole
         self._interim = self._head_size = 0
+        self._in_chunk = self._open = False
+        self._held = b""
         if self.closed:
             self._settle(StreamBroken("the node ended the connection"))
         else:
@@ -119,6 +127,9 @@ class Connection(asyncio.Protocol):
         if answer.complete:
             self._finish(answer, clean=fault is None)
             return
+        if self._open and answer.pieces and len(answer.pieces[-1]) < TORN:
+            self._held = answer.pieces.pop()
+            answer.size -= len(self._held)
         if answer.pieces:
             answer.body_begins()
             answer.push()
@@ -171,8 +182,22 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         if answer is None or answer.complete:
             return
+        if self._held:
+            body, self._held = self._held + body, b""
         answer.pieces.append(body)
         answer.size += len(body)
+        self._open = self._in_chunk
+
+    def on_chunk_header(self) -> None:
+        self._in_chunk = True
+
+    def on_chunk_complete(self) -> None:
+        if self._held and self.answer is not None:
+            # Only its line end was missing.
+            self.answer.pieces.append(self._held)
+            self.answer.size += len(self._held)
+            self._held = b""
+        self._in_chunk = self._open = False
 
     def on_message_complete(self) -> None:
         answer = self.answer
@@ -207,6 +232,8 @@ class Connection(asyncio.Protocol):
     def _settle(self, error: UpstreamError | None) -> None:
         answer, self.answer = self.answer, None
         if answer is not None:
+            if self._held and answer.started:
+                answer.pieces.append(self._held)
             answer.push()
             answer.settle(error)
 

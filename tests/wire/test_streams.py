@@ -59,6 +59,50 @@ async def test_chunks_that_came_together_stay_apart() -> None:
         assert got.clean_end
 
 
+@pytest.mark.parametrize("cut", range(1, len(chunk(LINES[1]))))
+async def test_chunk_that_came_in_two_segments_is_one(cut: int) -> None:
+    """Stock writes 4 KiB at a time: the last line of a long answer always comes in parts."""
+    torn = chunk(LINES[1])
+
+    async def script(peer: Peer) -> None:
+        await peer.until(b"\r\n\r\n")
+        await peer.send(CHUNKED + chunk(LINES[0]) + torn[:cut])
+        await asyncio.sleep(0.01)
+        await peer.send(torn[cut:] + chunk(LINES[2]) + LAST)
+
+    async with Node(script) as node, sidecar(node.port) as one:
+        got = await parsed(await talk(one.port, get("/x", b"Connection: close")))
+
+        assert got.chunks == LINES[:3]
+        assert got.clean_end
+
+
+async def test_long_chunk_is_not_waited_for_and_nothing_of_it_is_lost() -> None:
+    body = bytes(range(256)) * 1024
+    reply = CHUNKED + chunk(body) + chunk(b"end") + LAST
+    async with Node(answering(reply)) as node, sidecar(node.port) as one:
+        got = await parsed(await talk(one.port, get("/x", b"Connection: close")))
+
+        assert b"".join(got.chunks) == body + b"end"
+        assert got.chunks[-1] == b"end"
+        assert got.clean_end
+
+
+async def test_part_of_a_chunk_goes_out_when_its_node_vanishes() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.until(b"\r\n\r\n")
+        await peer.send(CHUNKED + chunk(LINES[0]))
+        await peer.send(b"ff\r\nhalf a line")
+        await asyncio.sleep(0.05)
+        peer.close()
+
+    async with Node(script) as node, sidecar(node.port) as one:
+        got = await parsed(await talk(one.port, get("/x", b"Connection: close")))
+
+        assert b"".join(got.chunks) == LINES[0] + b"half a line"
+        assert not got.clean_end
+
+
 async def test_trailers_of_a_node_are_dropped() -> None:
     reply = CHUNKED + chunk(b"a") + b"0\r\nX-Sum: 1\r\nHost: x\r\n\r\n"
     async with Node(answering(reply)) as node, sidecar(node.port) as one:
