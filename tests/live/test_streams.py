@@ -28,7 +28,8 @@ LOOP = "on and then it goes around as wheels do"
 CONTEXT = 512
 HI = [{"role": "user", "content": "hi"}]
 LONG: dict[str, tuple[int, dict[str, object]]] = {
-    "/api/generate": (600, {"prompt": "hi", "options": {"num_predict": 600}}),
+    # Its last line, with the context, is longer than what stock writes at a time.
+    "/api/generate": (1500, {"prompt": "hi", "options": {"num_predict": 1500}}),
     "/api/chat": (TOKENS, {"messages": HI, "options": {"num_predict": TOKENS}}),
     "/v1/chat/completions": (TOKENS, {"messages": HI, "max_tokens": TOKENS, "stream": True}),
     "/v1/completions": (600, {"prompt": "hi", "max_tokens": 600, "stream": True}),
