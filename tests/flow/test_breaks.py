@@ -82,15 +82,28 @@ async def test_stream_whose_node_dies_ends_in_a_marker_and_no_clean_end(path: st
 async def test_marker_stands_on_its_own_line_after_half_a_line(path: str) -> None:
     """Row 12."""
     async with cluster(PAIR) as one:
-        one["r1"].on(route=path, cut_body_after=60)
+        # In the second chunk: a part of the first is no first byte yet, and another node answers.
+        one["r1"].on(route=path, cut_body_after=330)
 
         reply = await stream(one, path)
 
         gap = b"\n" if path == "/api/chat" else b"\n\n"
         before, _, after = reply.body.partition(gap + marker(path, "reset"))
         assert (after, reply.clean_end) == (b"", False)
-        assert 0 < len(before) < 60
-        assert b"\n" not in before
+        assert before
+        assert not before.endswith(b"\n")
+
+
+async def test_part_of_the_first_line_is_nothing_that_a_client_has_seen() -> None:
+    """Row 12: until a whole chunk is here, another node may answer."""
+    async with cluster(PAIR) as one:
+        one["r1"].on(route="/api/chat", cut_body_after=60)
+
+        reply = await stream(one, "/api/chat")
+
+        assert reply.clean_end
+        assert json.loads(reply.body.splitlines()[-1])["done"] is True
+        assert reply.header("x-ollama-attempts") == "r1:reset, r2:served"
 
 
 @pytest.mark.parametrize("standing", [{"distributed": False}, {"standalone": True}])
