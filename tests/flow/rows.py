@@ -1,7 +1,9 @@
 """What the tests of the failure table share: two nodes that hold a model, and what a reply told."""
 
 import json
+from typing import Any
 
+from ollama_wrap.testing import FakeOllama
 from tests.fakes.cluster import host
 from tests.fakes.nodes import key
 from tests.fakes.raw_http import RawReply
@@ -14,6 +16,40 @@ PAIR = {
 }
 ALONE = {"local": host("other"), "r1": host("big")}
 BIG = key("big")
+SAYS = [{"role": "user", "content": "hi"}]
+#: fields of a streamed request by path
+STREAMS: dict[str, dict[str, Any]] = {
+    "/api/chat": {"messages": SAYS},
+    "/api/generate": {"prompt": "hi"},
+    "/v1/chat/completions": {"messages": SAYS, "stream": True},
+    "/v1/completions": {"prompt": "hi", "stream": True},
+    "/v1/messages": {"messages": SAYS, "stream": True, "max_tokens": 99},
+    "/v1/responses": {"input": "hi", "stream": True},
+}
+
+
+def marker(path: str, word: str, request_id: str = "I") -> bytes:
+    text = f"stream interrupted: {word}"
+    if path.startswith("/api/"):
+        return f'{{"error":"{text}","code":"{word}","request_id":"{request_id}"}}\n'.encode()
+    if path == "/v1/messages":
+        error = f'"error":{{"type":"api_error","message":"{text}"}}'
+        return (
+            f'event: error\ndata: {{"type":"error",{error},"request_id":"{request_id}"}}\n\n'
+        ).encode()
+    error = f'{{"message":"{text}","type":"api_error","param":null,"code":"{word}"}}'
+    return f'data: {{"error":{error}}}\n\n'.encode()
+
+
+def vanish(fake: FakeOllama) -> None:
+    """The host is gone: what runs there falls silent, and nothing can be asked of it."""
+    assert fake._server is not None
+    fake._server.close()
+    fake._server = None
+    talking = {one.connection for one in fake.ledger.entries if one.path in STREAMS}
+    for connection in list(fake._open):
+        if connection.number not in talking:
+            connection.reset()
 
 
 def told(reply: RawReply) -> tuple[int, str | None, str | None, str | None]:

@@ -7,35 +7,10 @@ from typing import Any
 import pytest
 
 from ollama_wrap.nodes.health import NodeState
-from ollama_wrap.testing import FakeOllama
 from ollama_wrap.testing.ledger import End
 from tests.fakes.cluster import Cluster, cluster, host
 from tests.fakes.raw_http import RawReply, request_bytes
-from tests.flow.rows import BIG, PAIR
-
-SAYS = [{"role": "user", "content": "hi"}]
-#: fields of a streamed request by path
-STREAMS: dict[str, dict[str, Any]] = {
-    "/api/chat": {"messages": SAYS},
-    "/api/generate": {"prompt": "hi"},
-    "/v1/chat/completions": {"messages": SAYS, "stream": True},
-    "/v1/completions": {"prompt": "hi", "stream": True},
-    "/v1/messages": {"messages": SAYS, "stream": True, "max_tokens": 99},
-    "/v1/responses": {"input": "hi", "stream": True},
-}
-
-
-def marker(path: str, word: str, request_id: str = "I") -> bytes:
-    text = f"stream interrupted: {word}"
-    if path.startswith("/api/"):
-        return f'{{"error":"{text}","code":"{word}","request_id":"{request_id}"}}\n'.encode()
-    if path == "/v1/messages":
-        error = f'"error":{{"type":"api_error","message":"{text}"}}'
-        return (
-            f'event: error\ndata: {{"type":"error",{error},"request_id":"{request_id}"}}\n\n'
-        ).encode()
-    error = f'{{"message":"{text}","type":"api_error","param":null,"code":"{word}"}}'
-    return f'data: {{"error":{error}}}\n\n'.encode()
+from tests.flow.rows import BIG, PAIR, STREAMS, marker, vanish
 
 
 async def stream(one: Cluster, path: str, model: str = "big") -> RawReply:
@@ -44,17 +19,6 @@ async def stream(one: Cluster, path: str, model: str = "big") -> RawReply:
 
 def request(path: str = "/api/chat", model: str = "big") -> bytes:
     return request_bytes("POST", path, json.dumps({"model": model, **STREAMS[path]}).encode())
-
-
-def vanish(fake: FakeOllama) -> None:
-    """The host is gone: what runs there falls silent, and nothing can be asked of it."""
-    assert fake._server is not None
-    fake._server.close()
-    fake._server = None
-    talking = {one.connection for one in fake.ledger.entries if one.path in STREAMS}
-    for connection in list(fake._open):
-        if connection.number not in talking:
-            connection.reset()
 
 
 # ---------------------------------------------------------------- markers
