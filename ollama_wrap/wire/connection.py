@@ -232,7 +232,7 @@ class Connection(asyncio.Protocol):
     def _settle(self, error: UpstreamError | None) -> None:
         answer, self.answer = self.answer, None
         if answer is not None:
-            if self._held and answer.started:
+            if self._held:
                 answer.pieces.append(self._held)
             answer.push()
             answer.settle(error)
