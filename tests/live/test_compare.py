@@ -73,3 +73,12 @@ def test_connection_that_is_closed_and_answers_that_are_missing_are_differences(
     found = differences(talk(STREAM, STREAM), talk(STREAM, kept=False))
 
     assert len(found) == 2
+
+
+def test_length_without_a_body_counts_where_no_time_can_be_in_it() -> None:
+    def headed(length: int) -> Conversation:
+        rows = ((b"Content-Length", b"%d" % length),)
+        return talk(replace(STREAM, headers=rows, framing="none", chunks=()))
+
+    assert len(differences(headed(20), headed(21))) == 1
+    assert differences(headed(1261), headed(1262)) == []
