@@ -54,7 +54,7 @@ from ollama_wrap.proxy.responders.local import Local
 from ollama_wrap.proxy.responders.merged import Merged
 from ollama_wrap.proxy.responders.ranked import Ranked
 from ollama_wrap.proxy.responders.spread import Spread
-from ollama_wrap.routing.router import Router
+from ollama_wrap.routing.routed import open_router
 from ollama_wrap.runtime import Runtime
 from ollama_wrap.state import open_bus, open_store
 from ollama_wrap.state.base import Store
@@ -249,12 +249,8 @@ class _Builder:
                 retry.backoff_max,
             )
         )
-        router = Router(
-            settings.routing.mode,
-            settings.routing.strategy,
-            settings.routing.digests,
-            random.Random(),  # noqa: S311  spreads load, hides nothing
-        )
+        dice = random.Random()  # noqa: S311  spreads load, hides nothing
+        router = open_router(settings.routing, self.fleets.current, dice, self.problems)
         hold = Hold(queue.hold, queue.per_key, queue.total)
         admission = Admission(self.fleets, self.clock, hold, self.metrics.waiting)
         ranked = Ranked(

@@ -95,6 +95,8 @@ class Call(Struct, eq=False):
     begun: object = None
     #: the request's lines for a node, kept for all requests that begin alike; None: not kept
     lines: dict[object, tuple[object, bytes, bytes]] | None = None
+    #: where in `body` its model's name stands, quotes included; None: nobody has looked
+    named: tuple[tuple[int, int], ...] | None = None
     #: carries `context`: tokens that mean the same only on the same digest
     bound_to_digest: bool = False
     #: asks to unload the model (`keep_alive` 0 with nothing to do)

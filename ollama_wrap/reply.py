@@ -47,6 +47,8 @@ class Origin(Struct):
     reason: str | None = None
     fallback: str | None = None
     attempts: tuple[tuple[str, str], ...] = ()
+    #: the model that was asked for, where it is not the client's
+    model: str | None = None
     #: seconds since a cached answer was stored
     age: int | None = None
 

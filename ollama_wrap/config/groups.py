@@ -107,9 +107,10 @@ class Routing(Group):
     )
     routes: Pairs = setting(
         "",
-        "Model patterns and the endpoints that serve them, as text or JSON.",
+        "Models that go to nodes of your choice: a comma list of "
+        "pattern=node;model=...;weight=...;priority=..., or JSON; docs/policies.md has all of it.",
         "OLLAMA_WRAP_ROUTES",
-        traits=Trait.SECRET | Trait.GENTLE | Trait.UNUSED,
+        traits=Trait.SECRET | Trait.GENTLE,
     )
 
 

@@ -192,21 +192,55 @@ def without(body: bytes, names: Collection[str]) -> list[Text] | None:
     None where two bodies that mean different things could come out alike: a name
     stands there twice, bytes follow, or it is no plain JSON object.
     """
+    members = _members(body)
+    if members is None:
+        return None
+    kept: list[Text] = []
+    for name, key, value, _ in members:
+        if name not in names:
+            kept += (key, value)
+    return kept
+
+
+def string_places(body: bytes, names: Collection[str]) -> tuple[tuple[int, int], ...]:
+    """Where the strings lie, in quotes, that a JSON object has under `names` in any spelling.
+
+    First and last place (exclusive) of each. None of them where `without` gives up.
+    """
+    return tuple(
+        (start, start + len(value))
+        for name, _, value, start in _members(body) or ()
+        if name in names and value[0] == ord('"')
+    )
+
+
+def rewritten(body: bytes, places: Sequence[tuple[int, int]], text: str) -> bytes:
+    """The body with the JSON string `text` at each of these places, which are in order."""
+    parts: list[bytes] = []
+    at = 0
+    for start, end in places:
+        parts += (body[at:start], json.dumps(text).encode())
+        at = end
+    return b"".join((*parts, body[at:]))
+
+
+def _members(body: bytes) -> list[tuple[str, bytes, memoryview, int]] | None:
+    """Folded name, key and value as they stand there, and where the value begins."""
     try:
         found = _quick.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    kept: list[Text] = []
+    members: list[tuple[str, bytes, memoryview, int]] = []
     at = 0
     # What was decoded is looked up again in the bytes: a name that stands twice is not there.
     for name, raw in found.items():
         match = _next_key.match(body, at)
         if match is None or not body.startswith(raw, match.end()):
             return None
-        at = match.end() + len(memoryview(raw))
-        if _fold(name) not in names:
-            kept += (match[1], memoryview(raw))
-    return kept if _end.match(body, at) else None
+        value = memoryview(raw)
+        at = match.end() + len(value)
+        members.append((_fold(name), match[1], value, match.end()))
+    return members if _end.match(body, at) else None
 
 
 def unpacked(body: bytes, headers: Sequence[Header]) -> bytes | None:

@@ -219,7 +219,9 @@ def _kind(value: object) -> Fields:
         raise ValueError(f"kind {value!r}: there are {', '.join(NodeKind)}") from None
 
 
-def _whole(name: str, least: int, most: int) -> Callable[[object], Fields]:
+def whole(name: str, least: int, most: int) -> Callable[[object], Fields]:
+    """What reads the option `name`, a whole number; it raises ValueError."""
+
     def read(value: object) -> Fields:
         text = str(value).strip()
         if not re.fullmatch(r"-?[0-9]{1,9}", text) or not least <= int(text) <= most:
@@ -257,10 +259,10 @@ _OPTIONS: dict[str, Callable[[object], Fields]] = {
     "id": _id,
     "url": _address,
     "kind": _kind,
-    "weight": _whole("weight", 1, 10_000),
-    "priority": _whole("priority", -1_000, 1_000),
-    "slots": _whole("slots", 1, 65_536),
+    "weight": whole("weight", 1, 10_000),
+    "priority": whole("priority", -1_000, 1_000),
+    "slots": whole("slots", 1, 65_536),
     "models": _models,
-    "ctx": _whole("ctx", 1, 100_000_000),
+    "ctx": whole("ctx", 1, 100_000_000),
     "header": _headers,
 }

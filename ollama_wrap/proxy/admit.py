@@ -134,7 +134,7 @@ class Admission:
         """Whole seconds, 1 to 60: waiting calls times mean service time by slots."""
         slots, seconds = 0, 0.0
         for one in ranking.candidates:
-            slots += one.upstream.slots(ranking.key)[0]
+            slots += one.upstream.slots(one.key(ranking.key))[0]
             seconds += one.upstream.latency or 0.0
         mean = seconds / max(1, len(ranking.candidates))
         return max(1, min(60, round(self.queued(ranking.key) * mean / max(1, slots))))
@@ -142,7 +142,8 @@ class Admission:
     def _give_back(self, place: Place) -> None:
         ranking, candidate = place
         if candidate is not None:
-            candidate.upstream.give(ranking.key, self.clock.monotonic(), None)
+            key = candidate.key(ranking.key)
+            candidate.upstream.give(key, self.clock.monotonic(), None)
 
     # the queue
 
@@ -215,5 +216,5 @@ def _next(ranking: Ranking, tried: Collection[str]) -> Candidate | None:
 
 def _taken(ranking: Ranking, candidate: Candidate | None) -> Place:
     if candidate is not None:
-        candidate.upstream.take(ranking.key)
+        candidate.upstream.take(candidate.key(ranking.key))
     return ranking, candidate

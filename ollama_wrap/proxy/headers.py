@@ -163,6 +163,8 @@ def ours(call: Call, origin: Origin, standalone: str | None) -> list[Header]:
     if origin.fallback is not None:
         fields.append((b"X-Ollama-Fallback", b"true"))
         fields.append((b"X-Ollama-Fallback-Reason", origin.fallback.encode()))
+    if origin.model is not None:
+        fields.append((b"X-Ollama-Model", origin.model.encode()))
     if origin.age is not None:
         fields.append((b"X-Ollama-Cached-Response", b"true"))
         fields.append((b"Age", b"%d" % origin.age))

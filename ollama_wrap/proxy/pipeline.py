@@ -187,6 +187,7 @@ class Pipeline:
                     "reason": one.reason,
                     "busy": one.busy,
                     "loaded": one.loaded,
+                    **({} if one.model is None else {"model": one.model}),
                 }
                 for one in ranking.candidates
             ],

@@ -31,10 +31,12 @@ class Sight:
     known: bool = False
 
 
-def look(call: Call, key: str, fleet: Fleet, now: float) -> Sight:
-    """Sort the holders of the model by whether they may be asked at `now`."""
+def look(
+    call: Call, key: str, fleet: Fleet, now: float, among: Sequence[Upstream] | None = None
+) -> Sight:
+    """Sort the holders of the model, or those `among` some, by whether they may be asked."""
     sight = Sight()
-    for upstream in pool(call, fleet):
+    for upstream in pool(call, fleet) if among is None else among:
         inventory = upstream.inventory
         held = inventory.had(key)
         # Until the local Ollama has listed its models it may have any.

@@ -46,7 +46,7 @@ class Digests(StrEnum):
 #: X-Ollama-Route is a preference for one call: it takes the place of the setting
 _SIDES = {"local": Routing.LOCAL_FIRST, "remote": Routing.REMOTE_FIRST}
 #: reasons that say more than "another digest" would
-_STRONG = frozenset({"forced", "last-gasp"})
+STRONG = frozenset({"forced", "last-gasp"})
 
 
 class Ranking(Struct, frozen=True):
@@ -123,7 +123,7 @@ class Router:
         ordered, first = self._ordered(case)
         digest = _reference(case, first)
         candidates = self._by_digest(case, ordered, digest)
-        holdable = len(ordered) > 1 and _holdable(candidates, case.key)
+        holdable = len(ordered) > 1 and may_hold(candidates, case.key)
         if not candidates:
             candidates = self._by_digest(case, _last_gasp(case), digest)
         passed_over = _passed_over(case, candidates)
@@ -161,7 +161,7 @@ class Router:
                 else:
                     (busy if one.busy else free).append(one)
         if len(busy) > 1:
-            busy = _by_wait(case, busy)
+            busy = by_wait(case.key, busy)
         return free + busy + doubted, first
 
     def _group(
@@ -197,7 +197,7 @@ class Router:
         if not other or self._digests is Digests.REQUIRE or case.call.bound_to_digest:
             return equal
         for one in other:
-            reason = one.reason if one.reason in _STRONG else "digest-conflict"
+            reason = one.reason if one.reason in STRONG else "digest-conflict"
             equal.append(replace(one, conflict=True, reason=reason))
         return equal
 
@@ -275,22 +275,22 @@ def _reason(case: _Case, upstream: Upstream, *, tiered: bool) -> str:
     return "priority" if tiered else "policy"
 
 
-def _holdable(candidates: list[Candidate], key: str) -> bool:
+def may_hold(candidates: list[Candidate], key: str) -> bool:
     """Whether several could take the call now, and nobody's slots are a guess."""
     equal = 0
     for one in candidates:
         if not one.conflict:
-            if not one.upstream.slots(key)[1]:
+            if not one.upstream.slots(one.key(key))[1]:
                 return False
             equal += 1
     return equal > 1
 
 
-def _by_wait(case: _Case, busy: list[Candidate]) -> list[Candidate]:
+def by_wait(key: str, busy: list[Candidate]) -> list[Candidate]:
     """Busy ones by expected wait, or by calls there where the slots of some are only guessed."""
-    slots = {one.upstream: one.upstream.slots(case.key) for one in busy}
+    slots = {one: one.upstream.slots(one.key(key)) for one in busy}
     if all(declared for _, declared in slots.values()):
-        return sorted(busy, key=lambda one: one.score / slots[one.upstream][0])
+        return sorted(busy, key=lambda one: one.score / slots[one][0])
     return sorted(busy, key=lambda one: one.upstream.load)
 
 

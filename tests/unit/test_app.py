@@ -55,6 +55,7 @@ def test_local_ollama_and_nodes_make_the_fleet() -> None:
     "given",
     [
         {"nodes": {"text": "r1=ftp://h1"}},
+        {"nodes": {"text": "r1=http://h1"}, "routing": {"routes": "gpt*=r1;weight=0"}},
         {"state": {"store": "redis://nowhere"}},
     ],
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ollama_wrap.call import Call, Kind, Mode
+from ollama_wrap.dialects.body import rewritten
 from ollama_wrap.errors import AttemptsFailed, NoUpstream, Unavailable
 from ollama_wrap.nodes.names import short
 from ollama_wrap.nodes.upstream import Upstream
@@ -154,7 +155,10 @@ class Ranked:
         upstream = candidate.upstream
         trail.first = trail.first or upstream.node.id
         trail.tried.add(upstream.node.id)
-        attempt = Attempt(self._wire, call, upstream, ranking.key)
+        asked = call
+        if candidate.model is not None:
+            asked, call.asked = _renamed(call, candidate.model), upstream.node.id
+        attempt = Attempt(self._wire, asked, upstream, candidate.key(ranking.key))
         attempt.reason = candidate.reason
         trail.attempts.append(attempt)
         return attempt
@@ -277,6 +281,7 @@ class Ranked:
             origin = served.reply.origin
             origin.reason = served.reason
             origin.fallback = trail.ranking.passed_over if trail.ranking is not None else None
+            origin.model = _other_model(call, served)
             return served.reply
         if served.outcome.repeat is not Repeat.NO or served.reply is None:
             answered = [one for one in trail.attempts if one.reply is not None]
@@ -291,6 +296,7 @@ class Ranked:
         reply.origin.reason = served.reason
         reply.origin.fallback = trail.fallback()
         reply.origin.attempts = trail.words()
+        reply.origin.model = _other_model(call, served)
         nobodys = all(one.outcome is outcome.MISSING for one in trail.attempts)
         if served.outcome.repeat is Repeat.NO or nobodys:
             return reply  # that nobody has the model is an answer, whatever is kept of it
@@ -312,7 +318,7 @@ class Ranked:
         ranking = trail.ranking
         if ranking is None or ranking.key is None:
             return None
-        away = ranking.away or _vanished(trail, ranking.key)
+        away = ranking.away or _vanished(trail)
         if not away or call.kind not in {Kind.INFER, Kind.FOLLOW}:
             return None
         clock = self._wire.clock
@@ -328,13 +334,25 @@ class Ranked:
         return error
 
 
-def _vanished(trail: _Trail, key: str) -> tuple[tuple[str, float], ...]:
+def _renamed(call: Call, model: str) -> Call:
+    """The call with another model's name in its body."""
+    body = rewritten(call.body or b"", call.named or (), model)
+    return call.altered(model=model, body=body, named=None)
+
+
+def _other_model(call: Call, served: Attempt) -> str | None:
+    return None if served.call is call else served.call.model
+
+
+def _vanished(trail: _Trail) -> tuple[tuple[str, float], ...]:
     """Holders that no probe has missed yet, where only other nodes hold it and none is there."""
-    ends = {one.upstream: one.outcome for one in trail.attempts}
-    if any(one.node.local or ends[one] not in _NOT_THERE for one in ends):
+    ends = [(one.upstream, one) for one in trail.attempts]
+    if any(one.node.local or end.outcome not in _NOT_THERE for one, end in ends):
         return ()
     return tuple(
-        (one.node.id, one.health.last_seen_wall or 0.0) for one in ends if one.inventory.had(key)
+        (one.node.id, one.health.last_seen_wall or 0.0)
+        for one, end in ends
+        if one.inventory.had(end.key or "")
     )
 
 
@@ -356,6 +374,7 @@ def _explain(call: Call, ranking: Ranking, chosen: Candidate | None, trail: _Tra
             f"{one.upstream.node.id}:{one.reason}:{one.score:.3f}"
             + ":busy" * one.busy
             + ":loaded" * one.loaded
+            + (f":{one.model}" if one.model is not None else "")
             for one in ranking.candidates
         ),
         passed_over=ranking.passed_over,

@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from ollama_wrap.call import Call
+from ollama_wrap.nodes.names import canonical
 from ollama_wrap.nodes.upstream import Upstream
 
 
@@ -18,7 +19,8 @@ class Candidate(Struct, frozen=True):
     """An upstream that could take a call.
 
     `reason` is a word of X-Ollama-Route-Reason; `score` the expected wait, less is
-    better; `conflict`: it has another model under this name than the first choice.
+    better; `conflict`: it has another model under this name than the first choice;
+    `model`: the name it is asked for, where a rule says another than the call's.
     """
 
     upstream: Upstream
@@ -27,6 +29,11 @@ class Candidate(Struct, frozen=True):
     busy: bool = False
     loaded: bool = False
     conflict: bool = False
+    model: str | None = None
+
+    def key(self, named: str | None) -> str | None:
+        """The canonical name of what it is asked for; `named` is that of the call's model."""
+        return named if self.model is None else canonical(self.model)
 
 
 class Policy(Protocol):

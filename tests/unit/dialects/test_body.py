@@ -8,7 +8,15 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ollama_wrap.dialects.body import fields, form_field, string, unpacked, without
+from ollama_wrap.dialects.body import (
+    fields,
+    form_field,
+    rewritten,
+    string,
+    string_places,
+    unpacked,
+    without,
+)
 
 # True: null clears an earlier value (a pointer), False: it leaves it (a string).
 WANTED: Mapping[str, bool] = {"model": False, "stream": True, "keep_alive": True, "messages": True}
@@ -362,3 +370,59 @@ def test_no_member_is_lost_without_being_noticed(pairs: list[tuple[str, int]]) -
         assert found is not None
         texts = [bytes(one).decode() for one in found]
         assert [f"{texts[at]}:{texts[at + 1]}" for at in range(0, len(texts), 2)] == members
+
+
+NAME = frozenset({"model"})
+
+
+@pytest.mark.parametrize(
+    "body,expected",
+    [
+        (b'{"model":"a","x":"a"}', b'{"model":"b:1","x":"a"}'),
+        (b' {\t"x" : [ "model" ] ,\n "model" : "a"  }\n', None),
+        (b'{"x":{"model":"a"},"model":"a"}', b'{"x":{"model":"a"},"model":"b:1"}'),
+        (b'{"MODEL":"a","Model":"c"}', b'{"MODEL":"b:1","Model":"b:1"}'),
+        (b'{"\\u006dodel":"\\u0061\\"}","y":1.50}', b'{"\\u006dodel":"b:1","y":1.50}'),
+        (b'{"model":null,"MODEL":"a"}', b'{"model":null,"MODEL":"b:1"}'),
+        (b'{"model":"","z":"\xff"}', b'{"model":"b:1","z":"\xff"}'),
+        (
+            b'{"n":12345678901234567890.0e5,"model":"a"}',
+            b'{"n":12345678901234567890.0e5,"model":"b:1"}',
+        ),
+    ],
+    ids=["plain", "blanks", "nested", "spellings", "escapes", "null", "no utf-8", "number"],
+)
+def test_only_the_name_is_written_anew(body: bytes, expected: bytes | None) -> None:
+    made = rewritten(body, string_places(body, NAME), "b:1")
+
+    assert made == (expected or body.replace(b' : "a"', b' : "b:1"'))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","model":"a"}',
+        b'{"model":"a"} trailing',
+        b'{"model":7,"x":"a"}',
+        b'{"models":"a"}',
+        b'["model","a"]',
+        b"--X\r\n",
+        b"",
+    ],
+)
+def test_place_that_is_not_certain_is_none(body: bytes) -> None:
+    assert string_places(body, NAME) == ()
+
+
+@given(
+    st.dictionaries(st.text(), st.one_of(st.integers(), st.text(), st.lists(st.text()))), st.text()
+)
+def test_body_with_another_name_says_that_name_and_all_else_as_before(
+    members: dict[str, object], name: str
+) -> None:
+    members = {key: value for key, value in members.items() if key.lower() != "model"}
+    body = json.dumps(members | {"model": "a"}, ensure_ascii=False).encode("utf-8", "replace")
+
+    made = rewritten(body, string_places(body, NAME), name)
+
+    assert json.loads(made) == json.loads(body) | {"model": name}
