@@ -77,7 +77,7 @@ def command(name: str) -> str:
 def _why(runtime: Runtime) -> str:
     fleet = runtime.fleets.current
     if runtime.problems:
-        return "settings of nodes or routes or the store cannot be used"
+        return "nodes or routes or the store cannot be used"
     return _REASONS.get(fleet.reason) or _SETTINGS[fleet.mode]
 
 

@@ -67,7 +67,7 @@ def test_nodes_that_cannot_be_read_are_the_reason_of_the_mode(folder: Path) -> N
     made = runtime(folder, "http://a;weight=heavy")
     made.settle()
 
-    assert mode(start_line(made)) == "local (settings of nodes or routes or the store cannot be used)"
+    assert mode(start_line(made)) == "local (nodes or routes or the store cannot be used)"
 
 
 def test_checkout_is_told_of_make() -> None:
