@@ -63,6 +63,8 @@ class Reply(Struct, eq=False):
     origin: Origin = field(default_factory=Origin)
 
     def close(self) -> None:
-        """Give back what an open body holds."""
-        if not isinstance(self.body, bytes):
-            self.body.close()
+        """Give back what an open body holds, and let go of the body: it holds its Reply."""
+        body = self.body
+        if not isinstance(body, bytes):
+            self.body = b""
+            body.close()

@@ -12,12 +12,10 @@ from ollama_wrap.testing import FAILURES
 from tests.fakes.cluster import Cluster, Host, cluster, host
 from tests.fakes.raw_http import RawReply, request_bytes
 from tests.flow.rows import ALONE, BIG, PAIR, SAYS, STREAMS, error, told
-from tests.flow.ways import HANDED_ON, TASK, request, warm, warmed, watched
+from tests.flow.ways import EXPECTS, HANDED_ON, TASK, request, warm, warmed, watched
 
 LOCAL = {"local": host("big")}
 MISSING = '{"error":"model \\"big\\" not found, try pulling it first"}'
-#: a field that only makes the call a task
-EXPECTS = ("Expect", "100-continue")
 #: of a line of the log and of the headers: they differ from call to call
 _VARY = {"first_byte", "duration", "bytes", "date"}
 _number = re.compile(r"(?<=_)[0-9a-f]{12,}|\d+")

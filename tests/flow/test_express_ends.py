@@ -1,6 +1,7 @@
 """How the usual call, which needs no task, ends early: breaks, clients that leave, operators."""
 
 import asyncio
+import gc
 import json
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 
 from ollama_wrap.lifecycle import Stop, finish
 from ollama_wrap.nodes.health import NodeState
+from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.testing.ledger import End
 from tests.fakes.cluster import Cluster, Host, Talk, host
 from tests.flow.rows import ALONE, BIG, PAIR, STREAMS, marker, vanish
-from tests.flow.ways import HANDED_ON, TASK, request, warmed
+from tests.flow.ways import EXPECTS, HANDED_ON, TASK, request, warmed
 
 LOCAL = {"local": host("big")}
 #: says enough for a test to look at it in mid-stream
@@ -409,3 +411,28 @@ async def test_open_stream_that_is_not_waited_for_is_ended_visibly() -> None:
         assert rest.count(marker("/api/chat", "reset")) == 1
         assert (await one.ended())["error"] == "shut down"
         assert ways.calls == []
+
+
+# ---------------------------------------------------------------- what is left
+
+
+@pytest.mark.parametrize("extra, way", [((), []), ((EXPECTS,), [TASK])])
+async def test_call_that_has_ended_leaves_nothing_to_be_collected(
+    extra: tuple[tuple[str, str], ...], way: list[str]
+) -> None:
+    """Without a cycle that only a collection finds, none is due however many calls there are."""
+    async with warmed() as (one, ways):
+        gc.collect()
+        gc.disable()
+        try:
+            async with one.open(request("/api/chat", *extra)) as talk:
+                if extra:
+                    await talk.until(b"Continue\r\n\r\n")
+                await talk.reply()
+            await one.settled()
+            left = [found for found in gc.get_objects() if type(found) is Attempt]
+        finally:
+            gc.enable()
+
+        assert left == []
+        assert ways.calls == way

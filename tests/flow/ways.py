@@ -17,6 +17,8 @@ from tests.flow.rows import BIG, PAIR, STREAMS
 
 #: it was a task from its beginning; it became one when something was not as usual
 TASK, HANDED_ON = "a task", "handed on"
+#: a field that makes a call a task, and nothing else
+EXPECTS = ("Expect", "100-continue")
 
 
 class Ways:
