@@ -15,7 +15,7 @@ from tests.live.exchange import Answer, Conversation, Header
 OURS = (b"x-ollama-", b"x-request-id")
 """Headers a sidecar may add to any answer."""
 
-SHORT = 1000
+SHORT = 200
 """Bytes of a body without a time in it."""
 
 STREAMS = (b"application/x-ndjson", b"text/event-stream")
