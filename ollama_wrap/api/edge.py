@@ -113,7 +113,12 @@ class Edge:
 
     def _begin(self, exchange: Exchange, path: str) -> None:
         now = self._clock.monotonic()
-        plan = self._planner.plan(exchange, path, now)
+        try:
+            plan = self._planner.plan(exchange, path, now)
+        except Exception:  # noqa: BLE001  nobody else would answer, and the client would wait
+            log.get(__name__).exception("a head could not be judged")
+            exchange.cut()
+            return
         call = self._open(exchange, plan, now)
         one = self._pipeline.open(call, None)
         here = exchange.complete and exchange.has_body and not exchange.over
