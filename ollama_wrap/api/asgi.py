@@ -68,6 +68,7 @@ class AsgiExchange:
         self.complete = self.length == 0 and self.sized is None
         self.started = self.over = self.paused = False
         self.writable: Callable[[], None] | None = None
+        self.ready: Callable[[], None] | None = None
         self.gone: Callable[[], object] | None = None
         self._receive = receive
         self._send = send
@@ -81,6 +82,8 @@ class AsgiExchange:
     async def run(self, edge: Edge) -> None:
         """Have it answered; returns when the answer is complete."""
         edge.take(self)
+        if self.ready is not None:
+            self.ready()
         reader = tasks.start(self._read(), "asgi reader")
         try:
             await self._write()

@@ -107,8 +107,8 @@ class Edge:
         path = exchange.target.partition(b"?")[0].decode("latin-1")
         if self.ours(path):
             return False
-        # The body of most requests comes with their head: in the next turn it is here.
-        exchange.loop.call_soon(self._begin, exchange, path)
+        # The body of most requests comes with their head: then it is here.
+        exchange.ready = partial(self._begin, exchange, path)
         return True
 
     def _begin(self, exchange: Exchange, path: str) -> None:

@@ -67,6 +67,8 @@ class Exchange(Protocol):
     keep_alive: bool
     """The connection serves on after this answer, as far as we know."""
     paused: bool
+    ready: Callable[[], None] | None
+    """Called once, when what came together with the head has been taken in."""
     writable: Callable[[], None] | None
     gone: Callable[[], object] | None
     """Called once when the client leaves before its answer is complete."""

@@ -45,6 +45,7 @@ class InboundExchange:
         "pace",
         "paused",
         "reading",
+        "ready",
         "sized",
         "started",
         "target",
@@ -71,6 +72,7 @@ class InboundExchange:
         # The buffer may be full of the answer before.
         self.paused = connection.flow.write_paused
         self.framing = Framing.NONE
+        self.ready: Callable[[], None] | None = None
         self.gone: Callable[[], object] | None = None
         self.writable: Callable[[], None] | None = None
         self._parts: list[bytes] = []

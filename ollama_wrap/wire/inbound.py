@@ -89,6 +89,8 @@ class Inbound(HttpToolsProtocol):
         self.stage = HEAD
         #: bytes that came before their turn: a head that has not ended, a next request
         self.held = b""
+        #: of these, bytes that are known not to end a head
+        self.scanned = 0
         #: when the present stage began, or the client last did something in it
         self.since = self.moved = self.loop.time()
         #: of a body: bytes still to come, bytes in this window, seconds of it and of all
@@ -166,8 +168,16 @@ class Inbound(HttpToolsProtocol):
     # bytes in
 
     def data_received(self, data: bytes) -> None:
-        seen = len(self.held)
-        if seen:
+        """See asyncio.Protocol."""
+        self._receive(data)
+        exchange = self.exchange
+        if exchange is not None and (ready := exchange.ready) is not None:
+            exchange.ready = None
+            ready()
+
+    def _receive(self, data: bytes) -> None:
+        seen, self.scanned = self.scanned, 0
+        if self.held:
             data, self.held = self.held + data, b""
         while data and not self.transport.is_closing():
             stage = self.stage
@@ -201,7 +211,7 @@ class Inbound(HttpToolsProtocol):
             if (fault := heads.unfinished(data, seen, sizes)) is not None:
                 self.refuse(fault)
             else:
-                self.held = data
+                self.held, self.scanned = data, len(data)
             return b""
         self.left = 0
         head, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
@@ -310,10 +320,15 @@ class Inbound(HttpToolsProtocol):
         self.stage, self.since = HEAD, self.loop.time()
         self.read_on()
         if self.held:
-            data, self.held = self.held, b""
-            self.data_received(data)
+            # In a turn of its own: many short requests in one segment would nest as deep.
+            self.loop.call_soon(self._take_held)
         elif self.finished:
             self.transport.close()
+
+    def _take_held(self) -> None:
+        held, self.held = self.held, b""
+        if held and not self.transport.is_closing():
+            self.data_received(held)
 
     def _clear(self) -> InboundExchange | None:
         exchange, self.exchange = self.exchange, None

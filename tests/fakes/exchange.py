@@ -74,6 +74,15 @@ class FakeExchange:
             self.gone()
 
     @property
+    def ready(self) -> Callable[[], None] | None:
+        return None
+
+    @ready.setter
+    def ready(self, call: Callable[[], None] | None) -> None:
+        if call is not None:
+            self.loop.call_soon(call)
+
+    @property
     def complete(self) -> bool:
         return self.body is not None
 
