@@ -1,6 +1,6 @@
 """The fake Ollama as a process: `python -m ollama_wrap.testing --models tiny`.
 
-Owns: its command line. Prints one line when it listens: ``listening on 127.0.0.1:PORT``.
+Owns: its command line. Prints one line when it listens: ``listening on HOST:PORT``.
 """
 
 import argparse
@@ -17,6 +17,9 @@ _LISTS = ("origins", "registry")
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ollama_wrap.testing", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    book = "a file for a line a request, which outlives a kill"
+    parser.add_argument("--book", type=argparse.FileType("a"), help=book)
     parser.add_argument("--models", default="tiny", help="comma list of name or name=digest")
     defaults = Options()
     for name in Options.__dataclass_fields__:
@@ -33,7 +36,10 @@ def _parser() -> argparse.ArgumentParser:
 async def _run(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in Options.__dataclass_fields__}
     options |= {name: _split(options[name]) for name in _LISTS}
-    fake = FakeOllama(_split(args.models), port=args.port, on_death=lambda: os._exit(1), **options)
+    where = {"host": args.host, "port": args.port}
+    fake = FakeOllama(_split(args.models), on_death=lambda: os._exit(1), **where, **options)
+    if args.book:
+        fake.ledger.write_to(args.book)
     async with fake:
         print(f"listening on {fake.host}:{fake.port}", flush=True)
         await asyncio.Event().wait()

@@ -51,6 +51,8 @@ class Options:
     signin_url: str = ""
     #: Answer as if bound to an address that is not loopback: no Host check
     public: bool = False
+    #: Begin each answer with the last #mark in its request
+    echo: bool = False
 
     @property
     def modern(self) -> bool:

@@ -1,16 +1,21 @@
 """What the fake saw: every request, how it ended, and what the engine did.
 
-Owns: entries and counts. Must not know: how requests are read or answered.
+Owns: entries and counts, and the book: a file with a line for each, which outlives a kill.
+Must not know: how requests are read or answered.
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import TextIO
 
 #: Bytes of a body that are kept; of a longer one only size and hash
 KEPT = 1 << 20
+#: Bytes of a body that are written into a book
+BOOKED = 1 << 12
 
 
 class End(StrEnum):
@@ -78,6 +83,32 @@ class Ledger:
         self.entries: list[Entry] = []
         self.counts = Counts()
         self._changed = asyncio.Event()
+        self._book: TextIO | None = None
+
+    def write_to(self, book: TextIO) -> None:
+        """Write a line for each request: when its body was read, and when it ended."""
+        self._book = book
+
+    def book(self, entry: Entry) -> None:
+        """Write down what is known of a request now; nothing without a book."""
+        if self._book is None:
+            return
+        row = {
+            "number": entry.number,
+            "connection": entry.connection,
+            "method": entry.method,
+            "target": entry.target,
+            "headers": entry.headers,
+            "model": entry.model,
+            "body": entry.body[:BOOKED].decode("latin-1"),
+            "end": entry.end,
+            "status": entry.status,
+            "sent": entry.sent,
+            "at": datetime.now(UTC).timestamp(),
+        }
+        self._book.write(json.dumps(row) + "\n")
+        # A process that is killed writes nothing more.
+        self._book.flush()
 
     def note(self) -> None:
         """Wake whoever waits for a change."""

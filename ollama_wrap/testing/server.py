@@ -6,8 +6,10 @@ Must not know: what the routes answer.
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from typing import Self
 
@@ -27,6 +29,8 @@ from ollama_wrap.testing.store import ModelSpec, Store
 _POST_HANDLER_LIMIT = 256 * 1024
 #: Seconds between the end of an early answer and the close, as in Go
 _LINGER = 0.5
+#: How a client marks its requests where `echo` is set
+_MARK = re.compile(rb"#[0-9A-Za-z-]+")
 
 
 class FakeOllama:
@@ -39,11 +43,12 @@ class FakeOllama:
         self,
         models: Iterable[ModelSpec | str] = ("tiny",),
         *,
+        host: str = "127.0.0.1",
         port: int = 0,
         on_death: Callable[[], None] | None = None,
         **options: float | str | tuple[str, ...],
     ) -> None:
-        self.host = "127.0.0.1"
+        self.host = host
         self.port = port
         made = Options(**options)  # type: ignore[arg-type]
         self.daemon = Daemon(Store(models), made, on_death or self.die)
@@ -85,7 +90,7 @@ class FakeOllama:
         """Listen; after a death on the same port, with nothing loaded."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self._serve, self._lost), self.host, self.port
+            lambda: Connection(self._serve, self._lost), self.host, self.port, backlog=1024
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -144,6 +149,7 @@ class FakeOllama:
         sender = Sender(connection, Rule())
         try:
             await self._read(request, entry)
+            self.ledger.book(entry)
             rule = request.rule
             sender = Sender(connection, rule)
             return await self._reply(request, entry, sender)
@@ -157,6 +163,7 @@ class FakeOllama:
             connection.watch(on=False)
             entry.sent = sender.sent
             self.ledger.note()
+            self.ledger.book(entry)
 
     def _enter(self, request: Request) -> Entry:
         ledger = self.ledger
@@ -185,9 +192,15 @@ class FakeOllama:
             _keep(request, entry)
         request.model = entry.model = _model_of(request)
         request.rule = self.script.match(request.method, request.path, request.model)
+        if self.daemon.options.echo and request.rule.say is None:
+            request.rule = replace(request.rule, say=self._echoed(request.raw))
         # Only with the body read does Go look for a client that leaves.
         if not request.length:
             request.connection.watch(on=True)
+
+    def _echoed(self, raw: bytes) -> str:
+        marks = [mark.decode() for mark in _MARK.findall(raw)[-1:]]
+        return " ".join([*marks, self.daemon.options.say])
 
     async def _reply(self, request: Request, entry: Entry, sender: Sender) -> bool:
         rule = request.rule

@@ -1,6 +1,7 @@
 """The fake Ollama does what its script says, and the ledger tells the truth about it."""
 
 import asyncio
+import io
 import json
 import os
 import sys
@@ -368,3 +369,32 @@ async def test_a_process_is_steered_over_http_and_dies_for_real() -> None:
     assert wrong.status == 400
     assert (len(broken.chunks), broken.clean_end) == (1, False)
     assert await program.wait() == 1
+
+
+async def test_an_answer_begins_with_the_last_mark_of_its_request_where_echo_is_set() -> None:
+    async with FakeOllama(echo=True, say="a b") as fake:
+        reply = await ask(
+            fake.port,
+            "POST",
+            "/api/generate",
+            b'{"model":"tiny","prompt":"#x-1 #y2 why?","stream":false}',
+        )
+
+        assert json.loads(reply.body)["response"] == " #y2 a b"
+
+
+async def test_a_book_has_each_request_when_it_was_read_and_when_it_ended() -> None:
+    async with FakeOllama() as fake:
+        book = io.StringIO()
+        fake.ledger.write_to(book)
+
+        await generate(fake, WHOLE)
+        await fake.ledger.until(lambda ledger: bool(ledger.entries[-1].sent))
+
+    rows = [json.loads(line) for line in book.getvalue().splitlines()]
+    assert [(row["number"], row["end"], row["status"]) for row in rows] == [
+        (1, "open", 0),
+        (1, "served", 200),
+    ]
+    assert rows[0]["body"] == WHOLE.decode()
+    assert rows[0]["at"] <= rows[1]["at"]
