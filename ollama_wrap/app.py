@@ -36,7 +36,8 @@ from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.mode import decide
 from ollama_wrap.nodes.names import canonical
 from ollama_wrap.nodes.node import Node, local_node, parse_nodes
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
 from ollama_wrap.observe.ended import Ended
 from ollama_wrap.observe.host import Host

@@ -24,11 +24,15 @@ class AdminToken:
     """OLLAMA_ADMIN_TOKEN. Unset or shorter than 8 characters: nothing matches it."""
 
     def __init__(self, text: str | None, clock: Clock) -> None:
+        self._clock = clock
+        self._wrong: dict[str, list[float]] = {}
+        self.become(text)
+
+    def become(self, text: str | None) -> None:
+        """It is this one from now on; guesses stay counted."""
         self.configured = bool(text)
         self.usable = text is not None and len(text) >= LEAST
         self._hash = _hash((text or "").encode())
-        self._clock = clock
-        self._wrong: dict[str, list[float]] = {}
 
     def ours(self, value: bytes) -> bool:
         """Whether `value`, with or without `Bearer`, is the token: it never goes to a node."""

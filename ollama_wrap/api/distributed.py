@@ -11,7 +11,7 @@ from ollama_wrap.api import shapes
 from ollama_wrap.api.surface import Answer, Asked, Parts, Row, Scope, shown
 from ollama_wrap.errors import BadCall, CallerError, ModelUnknown, StateError
 from ollama_wrap.nodes.names import canonical
-from ollama_wrap.nodes.upstream import PROTO
+from ollama_wrap.nodes.sidecar import PROTO
 from ollama_wrap.observe import log
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.state.names import MODE_CHOICE

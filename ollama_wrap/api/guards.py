@@ -88,13 +88,22 @@ class Door:
     def __init__(
         self, rules: Rules, ask_origin: Callable[[bytes], Awaitable[Verdict]], clock: Clock
     ) -> None:
-        self.rules = rules
         self.token = AdminToken(rules.admin_token, clock)
-        self._origins = Origins(rules.origins, ask_origin, clock, loopback=rules.local_loopback)
+        self._ask_origin = ask_origin
         self._clock = clock
         self._entries: dict[tuple[bytes, str], _Entry] = {}
         self._stale = 0.0
         self._salt = secrets.token_bytes(16)
+        self.obey(rules)
+
+    def obey(self, rules: Rules) -> None:
+        """Go by these rules from now on; what a Plan has of others is to be forgotten."""
+        self.rules = rules
+        self.token.become(rules.admin_token)
+        self._origins = Origins(
+            rules.origins, self._ask_origin, self._clock, loopback=rules.local_loopback
+        )
+        self._entries.clear()
         self._allowed = frozenset(map(hosts.bare, rules.allowed_hosts | rules.node_hosts)) | {
             hosts.bare(listener) for listener in rules.listeners
         }

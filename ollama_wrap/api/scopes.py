@@ -15,6 +15,10 @@ class Scopes:
 
     def __init__(self, token: AdminToken, *, protect: str, tokens: bool) -> None:
         self._token = token
+        self.obey(protect=protect, tokens=tokens)
+
+    def obey(self, *, protect: str, tokens: bool) -> None:
+        """Go by these from now on."""
         self._protect = protect
         self._tokens = tokens
 

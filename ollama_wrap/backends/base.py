@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ollama_wrap.errors import UpstreamError
 from ollama_wrap.nodes.inventory import Loaded, Model
-from ollama_wrap.nodes.upstream import Sidecar
+from ollama_wrap.nodes.sidecar import Sidecar
 
 
 @dataclass(frozen=True, slots=True)

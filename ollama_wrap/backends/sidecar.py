@@ -12,7 +12,7 @@ from ollama_wrap.backends.base import Probe
 from ollama_wrap.backends.client import Answer, Question
 from ollama_wrap.errors import BadReply, UpstreamError
 from ollama_wrap.nodes.names import canonical
-from ollama_wrap.nodes.upstream import Sidecar
+from ollama_wrap.nodes.sidecar import Sidecar
 
 PATH = "/api/distributed/ping"
 #: most bytes of a ping

@@ -9,6 +9,7 @@ know which mode holds in the end; `nodes/mode.py` decides that.
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from ollama_wrap import tasks
 from ollama_wrap.call import Mode
 from ollama_wrap.cluster.events import ChoiceMade, Events
+from ollama_wrap.errors import StoreUnavailable
 from ollama_wrap.state.base import Store
 from ollama_wrap.state.names import FALLBACK_CHOICE, MODE_CHOICE
 
@@ -84,6 +86,14 @@ class Choices:
             if (value := await self._load(name)) is not None:
                 self._chosen[name] = value
 
+    def obey(self, settings: Overridable) -> None:
+        """Stand above other settings; a choice over one that has changed holds no more."""
+        before, self._settings = self._settings, settings
+        for name in KEYS:
+            if before.text(name) != settings.text(name) and self._chosen.pop(name, None):
+                log.info("the choice of %s is dropped: its setting has changed", name)
+                tasks.start(self._forget(name), f"forget the choice of {name}")
+
     async def choose_mode(self, mode: Mode) -> None:
         """`mode` from now on and after a restart.
 
@@ -107,6 +117,13 @@ class Choices:
             self._chosen[name] = value
             self._enforce()
             self._events.tell(ChoiceMade(name, value, previous))
+
+    async def _forget(self, name: str) -> None:
+        async with self._turn:
+            # Somebody may have chosen again meanwhile.
+            if name not in self._chosen:
+                with suppress(StoreUnavailable):
+                    await self._store.delete(KEYS[name])
 
     async def _load(self, name: str) -> str | None:
         content = await self._store.get(KEYS[name])

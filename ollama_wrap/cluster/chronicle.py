@@ -52,6 +52,11 @@ class Chronicle:
     def _look(self) -> None:
         fleet = self._fleets.current
         self._look_at_mode(fleet)
+        # One that left and comes back is a new one.
+        if len(self._seen) > len(fleet.upstreams):
+            present = {one.node.id for one in fleet.upstreams}
+            self._seen = {node: seen for node, seen in self._seen.items() if node in present}
+            self._namesakes &= present
         for upstream in fleet.upstreams:
             self._look_at(upstream)
             if upstream.sidecar is not None and upstream.sidecar.id == fleet.local.node.id:

@@ -15,7 +15,7 @@ class Due:
 
     def __init__(self, upstream: Upstream, rules: Rules) -> None:
         self._upstream = upstream
-        self._rules = rules
+        self.rules = rules
         self._ping = 0.0
         self._models = 0.0
 
@@ -50,9 +50,9 @@ class Due:
     def list_pause(self) -> float:
         """Seconds between two readings; what is loaded in our own Ollama is read more often."""
         every = self._every
-        return min(every, self._rules.loaded_local) if self._upstream.node.local else every
+        return min(every, self.rules.loaded_local) if self._upstream.node.local else every
 
     @property
     def _every(self) -> float:
         plain = self._upstream.sidecar is None
-        return self._rules.lists_plain if plain else self._rules.lists_sidecar
+        return self.rules.lists_plain if plain else self.rules.lists_sidecar

@@ -14,6 +14,7 @@ from ollama_wrap import tasks
 from ollama_wrap.call import Mode
 from ollama_wrap.cluster.sightings import Sightings
 from ollama_wrap.cluster.watch import Around, Flag, Watch
+from ollama_wrap.config.groups import Health as Rules
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.mode import ModeReason
 from ollama_wrap.nodes.upstream import Upstream
@@ -68,6 +69,13 @@ class Prober:
             await watch.stop()
             watch.remember()
         await self._sightings.save()
+
+    def obey(self, rules: Rules) -> None:
+        """Go by other rules from now on."""
+        self._sightings.keep = rules.seen
+        self._around = replace(self._around, rules=rules)
+        for watch in self._watches.values():
+            watch.obey(self._around)
 
     def refresh(self, node_id: str, *, models: bool = False) -> None:
         """Ask the node now; `models`: what it has may have changed."""

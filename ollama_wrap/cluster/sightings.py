@@ -32,8 +32,8 @@ class Sightings:
 
     def __init__(self, store: Store, keep: float) -> None:
         """`keep`: seconds for which a sighting is worth something."""
+        self.keep = keep
         self._store = store
-        self._keep = keep
         self._last: dict[str, Sighting] = {}
         self._unwritten: set[str] = set()
         self._failing = False
@@ -46,7 +46,7 @@ class Sightings:
             log.warning("where models were seen before is not known: %s", error)
             return
         for node, sighting in filter(None, (_read(value) for _, value in stored)):
-            fresh = {key: at for key, at in sighting.models.items() if wall - at <= self._keep}
+            fresh = {key: at for key, at in sighting.models.items() if wall - at <= self.keep}
             self._last[node] = Sighting(fresh, sighting.answered)
 
     def of(self, node: str) -> Sighting | None:
@@ -71,7 +71,7 @@ class Sightings:
             self._unwritten.discard(node)
             value = msgspec.json.encode((node, self._last[node]))
             try:
-                await self._store.set(seen(node), value, ttl=self._keep)
+                await self._store.set(seen(node), value, ttl=self.keep)
             except StoreUnavailable as error:
                 self._unwritten.add(node)
                 # A disk that is full is said once, not every five seconds.

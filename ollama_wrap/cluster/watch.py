@@ -25,7 +25,8 @@ from ollama_wrap.cluster.sightings import Sightings
 from ollama_wrap.config.groups import Health as Rules
 from ollama_wrap.errors import BadReply, ConnectFailed, StreamBroken, UpstreamError, UpstreamTimeout
 from ollama_wrap.nodes.health import NodeState
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,11 @@ class Watch:
             tasks.start(self._repeat(step, beat, pause), f"{step.__name__} {node.id}")
             for step, beat, pause in loops
         ]
+
+    def obey(self, around: Around) -> None:
+        """Go by other rules from now on."""
+        self._around = around
+        self._due.rules = around.rules
 
     async def stop(self) -> None:
         """Ask no more."""

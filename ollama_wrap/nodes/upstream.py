@@ -11,8 +11,10 @@ import fnmatch
 import math
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+
+from msgspec import structs
 
 from ollama_wrap.config.groups import Circuit as CircuitRules
 from ollama_wrap.config.groups import Health as HealthRules
@@ -21,11 +23,9 @@ from ollama_wrap.nodes.health import Health, NodeState
 from ollama_wrap.nodes.inventory import Inventory
 from ollama_wrap.nodes.names import short
 from ollama_wrap.nodes.node import Node, NodeKind
+from ollama_wrap.nodes.sidecar import Sidecar
 from ollama_wrap.nodes.signal import Signal
 from ollama_wrap.nodes.verdict import Blame, Verdict
-
-#: versions of the protocol between sidecars that we speak, first and last
-PROTO = (1, 1)
 
 #: a node that said it is busy is left alone this long, then up to `_SATURATED_MOST`
 _SATURATED = 1.0
@@ -47,27 +47,6 @@ _STANDING = {
     NodeState.INCOMPATIBLE: "node-down",
     NodeState.DRAINING: "drained",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Sidecar:
-    """What a node that is a sidecar said in its last ping; `loaded` are canonical names."""
-
-    id: str
-    boot: str = ""
-    proto: tuple[int, int] = PROTO
-    ollama: bool = True
-    in_flight: int = 0
-    queued: int = 0
-    slots: int | None = None
-    loaded: tuple[str, ...] = ()
-    drain: bool = False
-    models_version: str = ""
-
-    @property
-    def compatible(self) -> bool:
-        """Whether we share a version of the protocol."""
-        return self.proto[0] <= PROTO[1] and self.proto[1] >= PROTO[0]
 
 
 @dataclass(slots=True)
@@ -122,13 +101,30 @@ class Upstream:
         #: good answers that its circuit has not been told of, and since when
         self._good, self._good_since = 0, -math.inf
         self._dice = dice
-        self._handicap = (_NEAR if node.local else 1.0) * 100.0 / node.weight
+        self.declare(node)
         self._settle()
-        patterns = "|".join(fnmatch.translate(pattern) for pattern in node.patterns)
-        self._patterns = re.compile(patterns) if patterns else None
 
     def __repr__(self) -> str:
         return f"<Upstream {self.node.id} {self.state} {self.in_flight} in flight>"
+
+    # ---------------------------------------------------------------- what was declared
+
+    def declare(self, node: Node) -> None:
+        """It is declared anew; what was learned of it stays."""
+        self._handicap = (_NEAR if node.local else 1.0) * 100.0 / node.weight
+        patterns = "|".join(fnmatch.translate(pattern) for pattern in node.patterns)
+        self._patterns = re.compile(patterns) if patterns else None
+        # The same declaration stays the same object: connections are kept by it.
+        if node != self.node:
+            self.node = node
+
+    def obey(self, health: HealthRules, circuit: CircuitRules) -> None:
+        """Go by other rules from now on; what is open or counted now stays so."""
+        self._health = replace(self._health, rules=health)
+        self.circuit = structs.replace(self.circuit, rules=circuit)
+        self._cooldown = structs.replace(self._cooldown, rules=circuit)
+        for key, cooldown in self._cooldowns.items():
+            self._cooldowns[key] = structs.replace(cooldown, rules=circuit)
 
     # ---------------------------------------------------------------- what was learned
 

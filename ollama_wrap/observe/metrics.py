@@ -74,6 +74,8 @@ TABLE = (
     Row("gauge", "cache_bytes", "Bytes of the answers in the cache."),
     Row("gauge", "cache_entries", "Answers in the cache."),
     Row("gauge", "node_state", "1 for the state that a node is in.", ("node", "state")),
+    Row("counter", "reloads", "Times that settings were read anew, taken or refused.",
+        ("result",)),
 )  # fmt: skip
 
 
@@ -129,7 +131,7 @@ class Metrics(Collector):
         self._models: set[str] = set()
         self._labels: dict[str, str] = {}
         self._requests: dict[tuple[str, str, str, int | str], int] = {}
-        self._reasons: dict[str, Counter[str]] = {"fallbacks": Counter(), "retries": Counter()}
+        self._reasons = {name: Counter[str]() for name in ("fallbacks", "retries", "reloads")}
         self._numbers: Counter[str] = Counter()
         self._histograms = {row.name: Histogram.over(row.bounds) for row in TABLE if row.bounds}
         self._first_token = self._histograms["time_to_first_token_seconds"]
@@ -187,6 +189,10 @@ class Metrics(Collector):
     def retry(self, reason: str) -> None:
         """A request was sent again, because of `reason`."""
         self._count("retries", reason)
+
+    def reload(self, result: str) -> None:
+        """Settings were read anew; `result`: `taken` or `refused`."""
+        self._count("reloads", result)
 
     def cache_hit(self) -> None:
         self._numbers["cache_hits"] += 1

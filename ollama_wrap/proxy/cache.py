@@ -85,8 +85,13 @@ class Cache:
         self._secret = secrets.token_bytes(32)
         #: calls, the nodes that answered, and the answers, not put away yet
         self._fresh: list[tuple[Call, str | None, Entry]] = []
+        self.obey(rules)
+
+    def obey(self, rules: Rules) -> None:
+        """Keep by these rules from now on; what was kept by others goes."""
+        self._rules = rules
         self._entries: TTLCache[bytes, Entry] = TTLCache(
-            rules.max_bytes, rules.ttl, timer=clock.monotonic, getsizeof=_size
+            rules.max_bytes, rules.ttl, timer=self._clock.monotonic, getsizeof=_size
         )
 
     def keep(self, call: Call) -> int:

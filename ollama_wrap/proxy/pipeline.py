@@ -97,6 +97,15 @@ class Pipeline:
         self.budget = budget
         self.running = Running()
 
+    def obey(
+        self,
+        chains: Chains,
+        rank: Callable[[Call], Ranking],
+        begin: Callable[[Call], Attempt | None],
+    ) -> None:
+        """Answer by these from now on; calls that are under way keep those they began with."""
+        self._chains, self._rank, self._begin = chains, rank, begin
+
     def open(self, call: Call, cancel: Callable[[], object] | None) -> Open:
         """A request has come; whoever opens it closes it. `cancel` ends its task."""
         self.budget.running += 1

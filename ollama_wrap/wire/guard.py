@@ -84,6 +84,23 @@ class Guard:
         self._held: set[Inbound] = set()
         self._looking: asyncio.TimerHandle | None = None
 
+    def obey(self, limits: Limits) -> None:
+        """Go by other limits from now on."""
+        # While all buffers together are too full, their marks stay narrow.
+        wide = self.marks == self.limits.marks
+        self.limits = limits
+        if wide:
+            self._set_marks(limits.marks)
+
+    def forget_heads(self) -> None:
+        """What was worked out from heads that came before holds no more."""
+        for head in self.heads.values():
+            head.notes.clear()
+        # Those that were too long to be kept, or are no more.
+        for connection in self.connections:
+            if (last := connection.reader.head) is not None:
+                last.notes.clear()
+
     def admit(self, connection: "Inbound") -> heads.Fault | None:
         """Count a new connection; the fault of one too many."""
         self.connections.add(connection)

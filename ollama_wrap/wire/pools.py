@@ -44,6 +44,16 @@ class Pools:
         for left in set(self._pools) - set(ids):
             self._pools.pop(left)[1].close()
 
+    def obey(self, times: Times) -> None:
+        """Connect by other times from now on, and by what certificates are on the disk now."""
+        anew = times != self._times
+        self._times, self._tls = times, None
+        self.keep(
+            node_id
+            for node_id, (node, _) in self._pools.items()
+            if not anew and node.scheme != "https"
+        )
+
     def close(self) -> None:
         """Close all."""
         self.keep(())

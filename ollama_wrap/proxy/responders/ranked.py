@@ -84,6 +84,11 @@ class Ranked:
         self._leads: dict[tuple[str | None, str | None, str], Ranking] = {}
         wire.fleets.changed.subscribe(self._leads.clear)
 
+    def retire(self) -> None:
+        """Another takes the new calls; those under way go on here."""
+        self._wire.fleets.changed.unsubscribe(self._leads.clear)
+        self._leads.clear()
+
     def rank(self, call: Call) -> Ranking:
         """The order in which nodes would be asked now."""
         return self._router.rank(call, self._wire.fleets.current, self._wire.clock.monotonic())

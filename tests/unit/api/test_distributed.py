@@ -7,7 +7,7 @@ from ollama_wrap.backends import sidecar as sidecars
 from ollama_wrap.backends.client import Answer
 from ollama_wrap.call import Call, Kind, Mode
 from ollama_wrap.nodes.health import NodeState
-from ollama_wrap.nodes.upstream import Sidecar as Peer
+from ollama_wrap.nodes.sidecar import Sidecar as Peer
 from ollama_wrap.observe.ended import Ended
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.proxy.tap import Tap

@@ -7,7 +7,8 @@ from ollama_wrap.call import Mode
 from ollama_wrap.nodes.health import Health, NodeState
 from ollama_wrap.nodes.inventory import Inventory, Model
 from ollama_wrap.nodes.node import parse_nodes
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 from tests.fakes.nodes import NOW, WALL, eject, fill, fleet, key, listed, upstream
 
 SINCE = "2023-11-14T22:13:20.000Z"

@@ -5,7 +5,7 @@ import pytest
 from ollama_wrap.backends import sidecar
 from ollama_wrap.backends.client import Answer
 from ollama_wrap.errors import BadReply, UpstreamError
-from ollama_wrap.nodes.upstream import Sidecar
+from ollama_wrap.nodes.sidecar import Sidecar
 
 PING = {
     "id": "tower",

@@ -3,7 +3,8 @@ from dataclasses import replace
 from ollama_wrap.cluster.due import Due
 from ollama_wrap.config.groups import Health as Rules
 from ollama_wrap.nodes.node import Node, local_node
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 
 OTHER = Node("r1", "http", "10.0.0.7", 11434)
 SIDECAR = Sidecar("tower", "boot-1")

@@ -14,7 +14,8 @@ from ollama_wrap.errors import ConnectFailed
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.node import Node, local_node
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.state.memory import MemoryStore
 from tests.fakes.backend import ADDRESS, FakeBackend, model
 from tests.fakes.clock import FakeClock, settle

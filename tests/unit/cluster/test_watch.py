@@ -19,7 +19,8 @@ from ollama_wrap.errors import (
 )
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.node import Node, NodeKind, local_node
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.nodes.verdict import Blame, Verdict
 from ollama_wrap.state.memory import MemoryStore
 from tests.fakes.backend import ADDRESS, FakeBackend, in_memory, model

@@ -2,7 +2,7 @@ import pytest
 
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
-from ollama_wrap.nodes.upstream import Sidecar
+from ollama_wrap.nodes.sidecar import Sidecar
 from tests.fakes.nodes import NOW, WALL, eject, fill, fleet, health, key, upstream
 
 

@@ -12,7 +12,8 @@ from ollama_wrap.config.groups import Health as HealthRules
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.inventory import Inventory
 from ollama_wrap.nodes.node import parse_nodes
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.nodes.verdict import Blame, Verdict
 from tests.fakes.nodes import NODE_FAILED, NOW, WALL, eject, fill, health, key, listed, upstream
 

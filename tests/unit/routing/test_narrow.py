@@ -4,7 +4,8 @@ import pytest
 
 from ollama_wrap.nodes.health import Health, NodeState
 from ollama_wrap.nodes.inventory import Inventory, Model
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.nodes.verdict import Blame, Verdict
 from ollama_wrap.routing.narrow import Sight, away, look, pool
 from tests.fakes.nodes import NOW, WALL, call, eject, fleet, key, upstream

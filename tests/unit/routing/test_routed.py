@@ -11,7 +11,8 @@ from ollama_wrap.nodes.fleet import Fleet
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.inventory import Inventory, Model
 from ollama_wrap.nodes.mode import ModeReason
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.nodes.verdict import Blame, Verdict
 from ollama_wrap.observe import log
 from ollama_wrap.routing.routed import Routed, open_router

@@ -9,7 +9,8 @@ from ollama_wrap.call import Call, Mode
 from ollama_wrap.nodes.fleet import Fleet
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.inventory import Inventory, Model
-from ollama_wrap.nodes.upstream import Sidecar, Upstream
+from ollama_wrap.nodes.sidecar import Sidecar
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.nodes.verdict import Blame, Verdict
 from ollama_wrap.routing.policies import POLICIES
 from ollama_wrap.routing.router import Ranking, Router
