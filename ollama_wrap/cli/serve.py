@@ -4,7 +4,6 @@ Owns the order of start and end. What each step does is elsewhere.
 """
 
 import asyncio
-import contextlib
 import ssl
 import sys
 from argparse import ArgumentParser, Namespace
@@ -26,7 +25,7 @@ from ollama_wrap.cli.question import ask_local
 from ollama_wrap.config import Listen, Settings
 from ollama_wrap.config.values import is_loopback
 from ollama_wrap.errors import StateError, UpstreamError
-from ollama_wrap.observe import log
+from ollama_wrap.observe import host, log
 from ollama_wrap.runtime import Runtime
 from ollama_wrap.state.folder import Folder
 from ollama_wrap.wire import inbound
@@ -89,12 +88,13 @@ def _advice(taken: listeners.Taken, settings: Settings) -> list[str]:
 
 
 def _run(settings: Settings, bound: listeners.Bound) -> int:
+    # Before anything is built: how many connections we take depends on it.
+    host.allow_files(FILES)
     try:
         runtime = app.build(settings)
     except StateError as error:
         bound.close()
         return _unavailable([error.text])
-    _allow_files()
     config = uvicorn.Config(
         app.application(runtime),
         http=inbound.protocol(runtime.edge.take, runtime.guard),
@@ -190,15 +190,3 @@ class _Serving:
     async def _emptied(self) -> None:
         while self.server.server_state.connections:
             await self.runtime.clock.sleep(0.01)
-
-
-def _allow_files() -> None:
-    """As many open files as the system lets us have: each stream takes two."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

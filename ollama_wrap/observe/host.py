@@ -1,6 +1,7 @@
 """This machine as the program sees it: names, interface addresses, memory, file descriptors.
 
-Owns how each is asked of Linux and macOS; what cannot be told is None, or
+Owns how each is asked of Linux and macOS, and the two things that the process asks
+for itself: more files, and its free memory taken back. What cannot be told is None, or
 left out. Asks no name server. Knows nothing of who uses it: whoever wants
 fresh answers calls `refresh`, each 60 s.
 """
@@ -10,7 +11,7 @@ import ipaddress
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,10 @@ if sys.platform != "win32":
     import resource
 
 REFRESH_AFTER = 60.0
+
+#: where control groups say what a group of processes may have, in versions 2 and 1 of them
+_GROUPS = (("", "sys/fs/cgroup", "memory.max"),
+           ("memory", "sys/fs/cgroup/memory", "memory.limit_in_bytes"))  # fmt: skip
 
 
 class Host:
@@ -134,14 +139,66 @@ def _memory_of_macos() -> int | None:
     return None if failed else int(usage[8])
 
 
+def memory_allowed(root: Path = Path("/")) -> int | None:
+    """Bytes of memory that our control group, or one above it, lets us have; None: no limit."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    limits: list[int] = []
+    for sort, mount, name in _GROUPS:
+        for line in lines:
+            # `number:controllers:path`; version 2 names no controllers.
+            _, controllers, path = (*line.split(":", 2), "", "")[:3]
+            if sort in controllers.split(","):
+                own = Path(path.strip("/"))
+                limits += _limits(root / mount, (own, *own.parents), name)
+    # Version 1 writes a number that no machine has where nothing is limited.
+    return min((one for one in limits if 0 < one < 1 << 60), default=None)
+
+
+def _limits(mount: Path, groups: Iterable[Path], name: str) -> Iterator[int]:
+    for group in groups:
+        # In a container the path may be one of the host's, of which only the top is here.
+        with suppress(OSError, ValueError):
+            yield int((mount / group / name).read_text())
+
+
+def return_memory() -> None:
+    """Give the system back what was freed: an allocator may keep it for ever otherwise."""
+    if sys.platform != "linux":
+        return
+    # Not every C library has it.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def open_files() -> int | None:
     """File descriptors that this process holds."""
     folder = "/dev/fd" if sys.platform == "darwin" else "/proc/self/fd"
     try:
+        # Linux since 6.2 says it in one call.
+        if sys.platform == "linux" and (count := os.stat(folder).st_size):  # noqa: PTH116 - as below
+            return count
         # One of them is the listing's own.
         return len(os.listdir(folder)) - 1  # noqa: PTH208 - counted, never used as paths
     except OSError:
         return None
+
+
+def allow_files(most: int) -> None:
+    """Let this process open up to `most` files, as far as the system lets it: a stream takes two.
+
+    What it has already is never taken away.
+    """
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = most if hard == resource.RLIM_INFINITY else min(hard, most)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def most_files() -> int | None:

@@ -4,6 +4,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ollama_wrap.observe.pressure import Strain
+
+#: bytes of a body that is kept while memory is short: enough to know its model
+_LITTLE = 64 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
@@ -23,12 +28,19 @@ class Allowance:
 
 
 class Budget:
-    """Counts what is spent now: calls `running`, counted `retrying`, bytes `kept`."""
+    """Counts what is spent now: calls `running`, counted `retrying`, bytes `kept`.
+
+    `strain`: what is to be spared.
+    """
 
     def __init__(
-        self, allowance: Allowance, dice: Callable[[float, float], float] = random.uniform
+        self,
+        allowance: Allowance,
+        dice: Callable[[float, float], float] = random.uniform,
+        strain: Strain | None = None,
     ) -> None:
         self.allowance = allowance
+        self.strain = strain or Strain()
         self._dice = dice
         self.running = 0
         self.retrying = 0
@@ -49,4 +61,5 @@ class Budget:
 
     def body_limit(self) -> int:
         """Bytes of a body that may be kept for one more call."""
-        return max(0, min(self.allowance.body, self.allowance.bodies - self.kept))
+        most = _LITTLE if self.strain.refuse else self.allowance.body
+        return max(0, min(most, self.allowance.bodies - self.kept))

@@ -62,7 +62,7 @@ class InboundExchange:
         self.sized = head.sized
         self.notes = head.notes
         self.http11 = head.http11
-        self.keep_alive = head.alive
+        self.keep_alive = head.alive and not connection.guard.strain.brief
         self.length = length
         self.complete = self.length == 0
         #: the client waits for `100 Continue` before it sends its body
@@ -79,6 +79,11 @@ class InboundExchange:
         self._size = 0
         self._head = b""
         self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """See `Exchange.plain`."""
+        return self.http11 and self.keep_alive and self.complete
 
     @property
     def has_body(self) -> bool:
@@ -191,6 +196,10 @@ class InboundExchange:
             b"Transfer-Encoding: chunked\r\n\r\n" if framing is Framing.CHUNKED else b"\r\n"
         )
         self._head = b"".join(lines)
+
+    def begin_with(self, head: bytes, framing: Framing) -> None:
+        """See `Exchange.begin_with`."""
+        self.started, self.framing, self._head = True, framing, head
 
     def feed(self, pieces: list[bytes]) -> None:
         """See `Exchange.feed`."""

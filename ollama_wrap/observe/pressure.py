@@ -1,0 +1,89 @@
+"""Pressure: how much of its memory and files this process uses, and how late its loop is.
+
+Owns the measuring, and Strain: the flags that the parts of the program obey. It must
+not know what follows from which number (`proxy/overload.py`), nor who obeys.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from ollama_wrap.observe import host
+
+#: seconds between two readings
+EVERY = 0.25
+#: seconds between two requests that free memory be given back
+_RETURN = 10.0
+
+
+class Measure(StrEnum):
+    """What is done about pressure."""
+
+    #: no answer is kept, and the buffers of streams are narrow
+    SPARE = "spare-memory"
+    #: new inference is refused
+    REFUSE = "refuse-inference"
+    #: idle connections are closed
+    HANG_UP = "close-idle"
+    #: new inference of low priority is refused
+    SHED = "shed-low"
+    #: connections end after their answer
+    BRIEF = "no-keep-alive"
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """One reading, `at` monotonic seconds.
+
+    `lag`: seconds by which the loop came late. `memory` and `files`: used shares of
+    what we may have, None where the system does not tell.
+    """
+
+    at: float
+    lag: float = 0.0
+    memory: float | None = None
+    files: float | None = None
+
+
+class Strain:
+    """What is to be spared now, as flags that cost a request nothing to look at."""
+
+    __slots__ = ("brief", "hang_up", "measures", "refuse", "retry_after", "spare", "turns_away")
+
+    def __init__(self) -> None:
+        #: whole seconds, for who is turned away
+        self.retry_after = 1
+        self.put(frozenset())
+
+    def put(self, measures: frozenset[Measure]) -> None:
+        """From now on these hold."""
+        self.measures = measures
+        self.spare = Measure.SPARE in measures
+        self.refuse = Measure.REFUSE in measures
+        self.hang_up = Measure.HANG_UP in measures
+        self.brief = Measure.BRIEF in measures
+        #: some calls are turned away; which ones is looked at then
+        self.turns_away = self.refuse or Measure.SHED in measures
+
+
+class Gauge:
+    """Reads the pressure; `memory` is bytes that we may use where no control group says less."""
+
+    def __init__(self, memory: int) -> None:
+        self.memory = min(filter(None, (memory, host.memory_allowed())), default=0)
+        self.files = host.most_files()
+        self._returned = 0.0
+
+    def read(self, at: float, lag: float) -> Pressure:
+        """Read it now; two or three system calls."""
+        used, files = host.memory(), host.open_files()
+        return Pressure(at, lag, _share(used, self.memory), _share(files, self.files))
+
+    def give_back(self, at: float) -> None:
+        """Memory is short: what is free already must not count against us. Now and then."""
+        if at >= self._returned + _RETURN:
+            self._returned = at
+            host.return_memory()
+
+
+def _share(used: int | None, most: int | None) -> float | None:
+    return used / most if used is not None and most else None
