@@ -22,6 +22,7 @@ from ollama_wrap.dialects.body import without
 from ollama_wrap.dialects.shapes import folded, unfolded
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.names import canonical, is_cloud
+from ollama_wrap.observe.pressure import Strain
 from ollama_wrap.proxy.tap import Tap
 from ollama_wrap.reply import Reply
 
@@ -66,7 +67,8 @@ class Entry(Struct, frozen=True):
 class Cache:
     """The kept answers. `running` counts the open calls: what they may collect is counted in.
 
-    `holds` is told the number of entries and their bytes when they change.
+    `holds` is told the number of entries and their bytes when they change. While
+    `strain` says that memory is short nothing is kept, and nothing is given.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Cache:
         clock: Clock,
         running: Callable[[], int],
         holds: Callable[[int, int], None],
+        strain: Strain | None = None,
     ) -> None:
-        self._rules = rules
+        self._strain = strain or Strain()
         self._fleets = fleets
         self._clock = clock
         self._running = running
@@ -98,6 +101,9 @@ class Cache:
         """Bytes of an answer to `call` that would be kept; 0: it is not."""
         rules = self._rules
         entry = rules.max_entry
+        if self._strain.spare:
+            self._drop()
+            return 0
         if not rules.enabled or (self._running() + 1) * entry > rules.max_bytes:
             return 0
         return entry if self._answers(call) else 0
@@ -138,7 +144,7 @@ class Cache:
 
     def find(self, call: Call) -> Entry | None:
         """The answer to `call` in the shape that it asks for, if one was kept."""
-        if not self._rules.enabled or not self._answers(call):
+        if not self._rules.enabled or self._strain.spare or not self._answers(call):
             return None
         self.settle()
         oldest = self._clock.monotonic() - self._rules.ttl
@@ -147,6 +153,12 @@ class Cache:
             if entry is not None and entry.at >= oldest:
                 return _shaped(call, entry)
         return None
+
+    def _drop(self) -> None:
+        if self._fresh or _held(self._entries):
+            self._fresh.clear()
+            self._entries.clear()
+            self._holds(0, 0)
 
     def _answers(self, call: Call) -> bool:
         """Whether answers to calls like this one are kept at all."""

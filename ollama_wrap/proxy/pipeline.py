@@ -7,9 +7,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ollama_wrap.call import Call, Kind, Mode
+from ollama_wrap.call import Call, Kind, Mode, Priority
 from ollama_wrap.clock import Clock
 from ollama_wrap.dialects import Ending
+from ollama_wrap.errors import Overloaded
 from ollama_wrap.observe.ended import Ended
 from ollama_wrap.proxy import fallback
 from ollama_wrap.proxy.attempt import Attempt
@@ -95,6 +96,7 @@ class Pipeline:
         self._told = told
         self._clock = clock
         self.budget = budget
+        self._strain = budget.strain
         self.running = Running()
 
     def obey(
@@ -118,6 +120,8 @@ class Pipeline:
         call = one.call
         if call.kind is not Kind.INFER or not call.repeatable or call.mode is Mode.STANDALONE:
             return None
+        if self._strain.turns_away:
+            return None  # `answer` says so
         one.tap.keep = self._told.keep(call)
         return self._begin(call)
 
@@ -126,10 +130,23 @@ class Pipeline:
         call = one.call
         if call.dry_run and call.mode is Mode.DISTRIBUTED:
             return self._dry(call)
+        if self._strain.turns_away:
+            self._turn_away(call)
         one.tap.keep = self._told.keep(call)
         reply = one.reply = await fallback.answer(call, self._chains.of(call))
         one.status = reply.status
         return reply
+
+    def _turn_away(self, call: Call) -> None:
+        """Raise Overloaded where the call is one of those that are not taken now.
+
+        It begins as stock's own refusal does, so that another sidecar asks somebody else.
+        """
+        strain = self._strain
+        if call.kind is not Kind.INFER or not (strain.refuse or call.priority is Priority.LOW):
+            return
+        why = "is short of memory" if strain.refuse else "takes no calls of low priority now"
+        raise Overloaded(f"server busy: this sidecar {why}", retry_after=strain.retry_after)
 
     def judge(self, one: Open) -> Ending | None:
         """What the end of a whole inference answer says; None for other calls."""

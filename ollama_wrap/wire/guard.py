@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from ollama_wrap.observe.pressure import Strain
 from ollama_wrap.wire import head as heads
 from ollama_wrap.wire.base import Pace
 
@@ -30,6 +31,10 @@ LOOK = 0.05
 LINGER = 0.5
 #: Write marks of each stream while all of them together hold too much.
 NARROW = (64 * 1024, 16 * 1024)
+#: The same while memory is short.
+SPARING = (256 * 1024, 64 * 1024)
+#: Seconds that a connection may be idle while files or memory are short.
+IDLE = 1.0
 #: TCP_CLOSE and TCP_CLOSE_WAIT of linux/tcp_states.h
 _LEFT = (7, 8)
 
@@ -68,11 +73,18 @@ class Limits:
 class Guard:
     """Knows every client connection; closes those that take too long.
 
-    `trusted` says which addresses may have any number of connections, beside loopback.
+    `trusted` says which addresses may have any number of connections, beside loopback;
+    `strain` what is to be spared.
     """
 
-    def __init__(self, limits: Limits, trusted: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        trusted: Callable[[str], bool] = lambda _: False,
+        strain: Strain | None = None,
+    ) -> None:
         self.limits = limits
+        self.strain = strain or Strain()
         self.marks = limits.marks
         #: sound heads that came before, less the digits of their length
         self.heads: dict[bytes, heads.Head] = {}
@@ -145,11 +157,10 @@ class Guard:
             buffered += self._check(connection, now, elapsed)
         if len(self.connections) > self.limits.connections // 2:
             self._thin_out()
-        if buffered > self.limits.buffered:
-            self._set_marks(NARROW)
         # Not at the same mark, or it would go to and fro.
-        elif buffered < self.limits.buffered // 2:
-            self._set_marks(self.limits.marks)
+        most = self.limits.buffered // (2 if self.marks == NARROW else 1)
+        usual = min(self.limits.marks, SPARING) if self.strain.spare else self.limits.marks
+        self._set_marks(NARROW if buffered > most else usual)
 
     def _check(self, connection: "Inbound", now: float, elapsed: float) -> int:
         """Close one that has passed a limit of its client; returns its bytes not sent yet."""
@@ -175,7 +186,9 @@ class Guard:
             if _passed(age, limits.header_deadline):
                 connection.refuse(heads.Fault(408, "request head too slow"))
         elif stage == HEAD:
-            if _passed(age, limits.keepalive_idle if connection.served else limits.first_byte):
+            scarce = self.strain.hang_up or self.strain.brief
+            limit = limits.keepalive_idle if connection.served else limits.first_byte
+            if _passed(age, limit) or (scarce and age > IDLE):
                 connection.transport.close()
         elif stage == DROP:
             if unsent:
