@@ -97,12 +97,8 @@ class Guard:
         self._looking: asyncio.TimerHandle | None = None
 
     def obey(self, limits: Limits) -> None:
-        """Go by other limits from now on."""
-        # While all buffers together are too full, their marks stay narrow.
-        wide = self.marks == self.limits.marks
+        """Go by other limits from now on; write marks follow with the next sweep."""
         self.limits = limits
-        if wide:
-            self._set_marks(limits.marks)
 
     def forget_heads(self) -> None:
         """What was worked out from heads that came before holds no more."""
