@@ -13,6 +13,8 @@ _ESCAPES = str.maketrans(
     {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 )
 _LITERALS = {"t": "true", "f": "false", "n": "null"}
+#: what Python reads as an integer, whatever its settings
+_DIGITS = 600
 _ACCEPTS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "bool": (bool,),
@@ -39,11 +41,15 @@ def first_value(raw: bytes) -> object:
     if start == len(text):
         raise BadJsonError("EOF")
     # NaN and Infinity are Python's idea of JSON, not Go's.
-    decoder = json.JSONDecoder(object_pairs_hook=_folded, parse_constant=_no_constant)
+    decoder = json.JSONDecoder(
+        object_pairs_hook=_folded, parse_constant=_no_constant, parse_int=_number
+    )
     try:
         value: object = decoder.raw_decode(text, start)[0]
     except json.JSONDecodeError as error:
         raise BadJsonError(_sentence(text, error)) from None
+    except RecursionError:
+        raise BadJsonError("exceeded max depth") from None
     return value
 
 
@@ -66,6 +72,11 @@ def bind(raw: bytes, struct: str, fields: Mapping[str, str]) -> dict[str, object
             f"{struct}.{name} of type {wanted}"
         )
     return value
+
+
+def _number(text: str) -> float:
+    # Python refuses to read very long integers, Go does not.
+    return int(text) if len(text) < _DIGITS else float(text)
 
 
 def _folded(pairs: list[tuple[str, object]]) -> dict[str, object]:
