@@ -12,7 +12,7 @@ from ollama_wrap.nodes.fleet import Fleet
 from ollama_wrap.proxy.admit import Hold
 from ollama_wrap.proxy.budget import Allowance
 from ollama_wrap.proxy.limits import Waits
-from ollama_wrap.wire.guard import Limits, Upload
+from ollama_wrap.wire.guard import Limits, Upload, affordable
 from ollama_wrap.wire.head import Sizes
 from ollama_wrap.wire.pool import Alive
 from ollama_wrap.wire.pools import Times
@@ -64,8 +64,8 @@ def hold(settings: Settings) -> Hold:
     return Hold(queue.hold, queue.per_key, queue.total)
 
 
-def limits(settings: Settings) -> Limits:
-    """What a client may take."""
+def limits(settings: Settings, files: int | None = None) -> Limits:
+    """What a client may take; `files`: how many may be open here, None: any number."""
     client, up = settings.client, settings.upstream
     return Limits(
         first_byte=client.first_byte,
@@ -76,7 +76,7 @@ def limits(settings: Settings) -> Limits:
         keepalive_idle=client.keepalive_idle,
         write_stall=client.write_stall,
         write_stall_once=client.write_stall_once,
-        connections=client.max_connections,
+        connections=affordable(client.max_connections, files),
         connections_per_address=client.max_per_address,
         streams=client.max_streams,
         sizes=Sizes(client.max_head, client.max_field, client.max_target, client.max_fields),

@@ -149,8 +149,9 @@ def memory_allowed(root: Path = Path("/")) -> int | None:
     for sort, mount, name in _GROUPS:
         for line in lines:
             # `number:controllers:path`; version 2 names no controllers.
-            _, controllers, path = (*line.split(":", 2), "", "")[:3]
-            if sort in controllers.split(","):
+            group = line.partition(":")[2]
+            controllers, found, path = group.partition(":")
+            if found and sort in controllers.split(","):
                 own = Path(path.strip("/"))
                 limits += _limits(root / mount, (own, *own.parents), name)
     # Version 1 writes a number that no machine has where nothing is limited.

@@ -66,10 +66,14 @@ class Strain:
 
 
 class Gauge:
-    """Reads the pressure; `memory` is bytes that we may use where no control group says less."""
+    """Reads the pressure.
 
-    def __init__(self, memory: int) -> None:
-        self.memory = min(filter(None, (memory, host.memory_allowed())), default=0)
+    `memory`: bytes that we may use where `allowed`, what the system lets us have, is not
+    less; 0 and None: no limit.
+    """
+
+    def __init__(self, memory: int, allowed: int | None) -> None:
+        self.memory = min(filter(None, (memory, allowed)), default=0)
         self.files = host.most_files()
         self._returned = 0.0
 

@@ -8,13 +8,14 @@ come, first served.
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from ollama_wrap.call import Call, Mode
 from ollama_wrap.clock import Clock
 from ollama_wrap.errors import Overloaded
 from ollama_wrap.nodes.fleet import Fleets
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.routing.policies.base import Candidate
 from ollama_wrap.routing.router import Ranking
 
@@ -120,7 +121,9 @@ class Admission:
             # The client's own time is over; ours only means: wait elsewhere.
             if until == call.deadline:
                 msg = "no node was free before the deadline of this request"
-                raise Overloaded(msg, retry_after=self._retry_after(ranking)) from None
+                asked = [one.upstream for one in ranking.candidates]
+                again = retry_after(self.queued(ranking.key), asked, ranking.key)
+                raise Overloaded(msg, retry_after=again) from None
             ranking = rank()
             return _taken(ranking, _next(ranking, tried))
         except asyncio.CancelledError:
@@ -129,15 +132,6 @@ class Admission:
             raise
         finally:
             self._leave(ranking.key, call.caller, waiter)
-
-    def _retry_after(self, ranking: Ranking) -> int:
-        """Whole seconds, 1 to 60: waiting calls times mean service time by slots."""
-        slots, seconds = 0, 0.0
-        for one in ranking.candidates:
-            slots += one.upstream.slots(one.key(ranking.key))[0]
-            seconds += one.upstream.latency or 0.0
-        mean = seconds / max(1, len(ranking.candidates))
-        return max(1, min(60, round(self.queued(ranking.key) * mean / max(1, slots))))
 
     def _give_back(self, place: Place) -> None:
         ranking, candidate = place
@@ -205,6 +199,19 @@ class Admission:
             return False
         waiter.place.set_result(_taken(ranking, candidate))
         return True
+
+
+def retry_after(waiting: int, upstreams: Iterable[Upstream], key: str | None) -> int:
+    """When it is worth asking again, in whole seconds, 1 to 60.
+
+    The calls that wait, times the mean service time, by the slots that all have.
+    """
+    slots, times = 0, list[float]()
+    for one in upstreams:
+        slots += one.slots(key)[0]
+        times.append(one.latency or 0.0)
+    mean = sum(times) / max(1, len(times))
+    return max(1, min(60, round(waiting * mean / max(1, slots))))
 
 
 def _next(ranking: Ranking, tried: Collection[str]) -> Candidate | None:

@@ -70,6 +70,15 @@ class Limits:
     buffered: int = 256 * 1024 * 1024
 
 
+def affordable(wanted: int, files: int | None) -> int:
+    """How many connections there may be: those `wanted`, but never more than `files` allow.
+
+    Each may need a second file towards a node; 256 files are for everything else. With
+    few files there are 64 all the same.
+    """
+    return wanted if files is None else min(wanted, max(64, (files - 256) // 2))
+
+
 class Guard:
     """Knows every client connection; closes those that take too long.
 

@@ -121,3 +121,53 @@ def test_limit_of_files_is_the_process_s() -> None:
     )  # fmt: skip
 
     assert shown.stdout == "123\n"
+
+
+def test_files_are_allowed_up_to_what_is_wanted_and_to_the_hard_limit() -> None:
+    program = (
+        "import sys; from ollama_wrap.observe import host; host.allow_files(int(sys.argv[1]));"
+        "print(host.most_files())"
+    )
+
+    def allowed(wanted: int, soft: int, hard: int) -> str:
+        script = f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$0" -c "$1" {wanted}'
+        shown = subprocess.run(
+            ["sh", "-c", script, sys.executable, program],
+            capture_output=True, check=True, text=True,
+        )  # fmt: skip
+        return shown.stdout.strip()
+
+    assert allowed(300, 100, 500) == "300"
+    assert allowed(900, 100, 500) == "500"
+    # What it has already stays.
+    assert allowed(200, 400, 500) == "400"
+
+
+@pytest.mark.parametrize(
+    "lines, files, wanted",
+    [
+        ("0::/a/b", {"sys/fs/cgroup/a/b/memory.max": "1000"}, 1000),
+        ("0::/a/b", {"sys/fs/cgroup/a/memory.max": "900\n",
+                     "sys/fs/cgroup/a/b/memory.max": "max\n"}, 900),
+        ("0::/", {"sys/fs/cgroup/memory.max": "800"}, 800),
+        ("0::/a", {"sys/fs/cgroup/a/memory.max": "max"}, None),
+        ("0::/a", {}, None),
+        # Version 1; in a container the path is the host's.
+        ("5:cpu,memory:/x", {"sys/fs/cgroup/memory/x/memory.limit_in_bytes": "700"}, 700),
+        ("5:memory:/far/away", {"sys/fs/cgroup/memory/memory.limit_in_bytes": "600"}, 600),
+        ("5:memory:/", {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712"}, None),
+        ("4:cpu:/x", {"sys/fs/cgroup/memory/x/memory.limit_in_bytes": "700"}, None),
+        ("nonsense", {"sys/fs/cgroup/memory.max": "500"}, None),
+        (None, {"sys/fs/cgroup/memory.max": "500"}, None),
+    ],
+)  # fmt: skip
+def test_memory_allowed_is_the_least_of_our_control_groups(
+    tmp_path: Path, lines: str | None, files: dict[str, str], wanted: int | None
+) -> None:
+    if lines is not None:
+        files = files | {"proc/self/cgroup": lines + "\n1:name=systemd:/x\n"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert host.memory_allowed(tmp_path) == wanted
