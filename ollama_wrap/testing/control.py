@@ -4,6 +4,7 @@ Owns: those routes. Must not know: how a rule is carried out. None of its calls 
 """
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from ollama_wrap.testing.daemon import Daemon
@@ -16,7 +17,7 @@ PREFIX = "/_fake/"
 
 
 async def control(daemon: Daemon, request: Request) -> Reply:
-    """Answer a call to the fake itself: script, ledger, models, reset."""
+    """Answer a call to the fake itself: script, ledger, counts, models, reset."""
     try:
         value = _done(daemon, f"{request.method} {request.path.removeprefix(PREFIX)}", request)
     except (TypeError, ValueError) as error:
@@ -28,6 +29,8 @@ def _done(daemon: Daemon, call: str, request: Request) -> dict[str, object] | No
     match call:
         case "GET ledger":
             return daemon.ledger.as_json()
+        case "GET counts":
+            return {"counts": asdict(daemon.ledger.counts)}
         case "POST script":
             rules = _items(request)
             daemon.script.add(*[from_json(rule) for rule in rules if isinstance(rule, dict)])

@@ -134,15 +134,13 @@ class Ledger:
 
     def reset(self) -> None:
         """Forget the past; what is open or running stays counted as such."""
-        was = self.counts
+        counts = self.counts
+        running, connections = counts.running, counts.connections_open
         self.entries = []
-        self.counts = Counts(
-            generations_started=was.running,
-            running=was.running,
-            max_running=was.running,
-            connections_open=was.connections_open,
-            connections_total=was.connections_open,
-        )
+        # The same counts: whoever is still running counts its end in them.
+        counts.__init__()  # type: ignore[misc]
+        counts.generations_started = counts.running = counts.max_running = running
+        counts.connections_open = counts.connections_total = connections
 
     def as_json(self) -> dict[str, object]:
         """Return everything as plain values; bodies as latin-1 text."""
