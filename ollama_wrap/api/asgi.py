@@ -61,6 +61,8 @@ class AsgiExchange:
         if self.sized is not None or (http1 and b"transfer-encoding" not in self.fields):
             self.length = int(self.fields.get(b"content-length", b"0"))
         self.has_body = self.length != 0 or self.sized is not None
+        #: the server writes the head
+        self.plain = False
         self.notes: dict[object, object] = {}
         self.keep_alive = True
         self.pace = Pace.BRIEF
@@ -145,6 +147,9 @@ class AsgiExchange:
         return part
 
     # the answer
+
+    def begin_with(self, head: bytes, framing: Framing) -> None:
+        """Never: see `plain`."""
 
     def begin(self, status: int, phrase: bytes, headers: list[Header], framing: Framing) -> None:
         """See `Exchange.begin`."""

@@ -40,6 +40,7 @@ from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.reply import Origin, Reply
+from ollama_wrap.wire import replies
 from ollama_wrap.wire.base import Exchange, Framing
 from ollama_wrap.wire.relay import Relay
 
@@ -235,14 +236,33 @@ class Edge:
 
     def begin(self, exchange: Exchange, one: Open) -> None:
         """See `express.Line`."""
-        reply = one.reply
+        call, reply = one.call, one.reply
         if reply is None:
             return
-        fields, framing, closing = self._fields(one.call, reply)
         one.status = reply.status
+        answer = reply.body.answer if isinstance(reply.body, Attempt) else None
+        head = answer.head if answer is not None and _ordinary(call, reply.origin) else None
+        if answer is None or head is None or not exchange.plain:
+            self._begin_anew(exchange, call, reply)
+            return
+        said = (call.mode, reply.origin.reason)
+        known = head.forms.get(said)
+        if known is None:
+            fields, framing = self._begin_anew(exchange, call, reply)
+            made = replies.form(head, fields, framing) if exchange.plain else None
+            if made is not None:
+                head.forms[said] = made
+            return
+        exchange.begin_with(known.filled(answer.date, answer.digits, call.id), known.framing)
+
+    def _begin_anew(
+        self, exchange: Exchange, call: Call, reply: Reply
+    ) -> tuple[list[Header], Framing]:
+        fields, framing, closing = self._fields(call, reply)
         if closing:
             exchange.keep_alive = False
         exchange.begin(reply.status, reply.phrase, fields, framing)
+        return fields, framing
 
     def _fields(self, call: Call, reply: Reply) -> tuple[list[Header], Framing, bool]:
         local = reply.origin.local
@@ -373,6 +393,20 @@ class Edge:
     def _standalone(self) -> str | None:
         fleet = self._fleets.current
         return fleet.reason if fleet.mode is Mode.STANDALONE else None
+
+
+def _ordinary(call: Call, origin: Origin) -> bool:
+    """Whether all that we say of such an answer follows from its mode and reason."""
+    return not (
+        call.prefixed
+        or call.hop
+        or call.mode is Mode.STANDALONE
+        or call.method == "HEAD"
+        or (call.cors and not (origin.local and call.keep_host))
+        or origin.fallback is not None
+        or origin.model is not None
+        or origin.attempts
+    )
 
 
 def _length(body: bytes) -> Header:

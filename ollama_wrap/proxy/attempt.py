@@ -90,6 +90,11 @@ class Attempt:
         self.reason = "local"
 
     @property
+    def answer(self) -> Answer | None:
+        """What came of it."""
+        return self._answer
+
+    @property
     def sent(self) -> bool:
         """Bytes of the request went out."""
         return self._answer is not None

@@ -11,6 +11,7 @@ from typing import Protocol
 from ollama_wrap.call import Header
 from ollama_wrap.errors import UpstreamError
 from ollama_wrap.reply import Sink
+from ollama_wrap.wire.replies import Head
 
 #: Bytes of a body that wait here while nobody takes them.
 UNREAD = 256 * 1024
@@ -53,7 +54,10 @@ class Answer:
         "_sink",
         "bare",
         "complete",
+        "date",
+        "digits",
         "error",
+        "head",
         "headed",
         "headers",
         "keep_alive",
@@ -85,6 +89,9 @@ class Answer:
         self.status = 0
         self.phrase = b""
         self.headers: list[Header] = []
+        #: what it has in common with others, and what it has not
+        self.head: Head | None = None
+        self.date = self.digits = b""
         self.complete = self.keep_alive = False
         self.pieces: list[bytes] = []
         self.size = 0
@@ -107,6 +114,22 @@ class Answer:
         if self._begun is None:
             self._begun = _future(self._loop, done=self.started)
         return self._begun
+
+    def takes(self, head: Head, date: bytes, digits: bytes) -> None:
+        """Its head is here."""
+        self.head, self.date, self.digits = head, date, digits
+        self.status, self.phrase, self.keep_alive = head.status, head.phrase, head.keep_alive
+        self.headers = headers = head.headers.copy()
+        if date and head.dated >= 0:
+            headers[head.dated] = (b"Date", date)
+        if digits and head.sized >= 0:
+            headers[head.sized] = (b"Content-Length", digits)
+        self.head_is_here()
+
+    def take(self, piece: bytes) -> None:
+        """A piece of the body is here."""
+        self.pieces.append(piece)
+        self.size += len(piece)
 
     def head_is_here(self) -> None:
         """Wake who waits for the head."""

@@ -82,6 +82,10 @@ class Exchange(Protocol):
         """Address that the connection came in on, without port."""
 
     @property
+    def plain(self) -> bool:
+        """Takes a head that is written already: for HTTP/1.1, and the connection stays."""
+
+    @property
     def has_body(self) -> bool:
         """A body was announced, even an empty one."""
 
@@ -96,6 +100,9 @@ class Exchange(Protocol):
 
     def begin(self, status: int, phrase: bytes, headers: list[Header], framing: Framing) -> None:
         """The reply's head; it may wait for the first bytes of the body (see `flush`)."""
+
+    def begin_with(self, head: bytes, framing: Framing) -> None:
+        """`begin` for one that is `plain`: the whole head, its blank line included."""
 
     def feed(self, pieces: list[bytes]) -> None:
         """Bytes of the body, each piece a chunk where the reply is chunked."""

@@ -1,38 +1,49 @@
 """The nodes' side: one connection to a node, one request on it at a time.
 
-Connection writes a request and parses what comes; each reply is an Answer,
-which is the Source that the relay reads from. Bytes of a body are handed on as
-they came, one piece a chunk: chunks are never joined, and one that comes in two
-segments waits for its end, for clients that take a chunk for a line.
+Connection writes a request and frames what comes; each reply is an Answer, which
+is the Source that the relay reads from. Bytes of a body are handed on as they
+came: nothing of them is parsed.
 """
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum
 from typing import cast
-
-import httptools
 
 from ollama_wrap.errors import BadReply, StreamBroken, UpstreamError
 from ollama_wrap.wire.answer import Answer, wake
+from ollama_wrap.wire.pieces import Pieces
+from ollama_wrap.wire.replies import MAX_HEAD, Replies
 
-#: A reply's head may be this long, and be preceded by so many interim replies.
-MAX_HEAD = 64 * 1024
+#: A reply may be preceded by so many interim replies.
 MAX_INTERIM = 16
-#: A chunk longer than this is handed on in parts. Stock writes 4 KiB at a time.
-TORN = 64 * 1024
+_START = b"HTTP/"
 
-_BODILESS = (204, 304)
+
+class _Body(Enum):
+    """What of a reply is coming."""
+
+    HEAD = 0
+    SIZED = 1
+    CHUNKED = 2
+    OPEN = 3
+    """To the connection's end."""
 
 
 class Connection(asyncio.Protocol):
-    """One connection; `free` is called when it can take the next request."""
+    """One connection; `free` is called when it can take the next request.
+
+    `replies` reads the heads; connections to one node share it.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, free: Callable[["Connection"], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        free: Callable[["Connection"], None],
+        replies: Replies | None = None,
     ) -> None:
         self.loop = loop
         self.transport = cast("asyncio.Transport", None)
-        self.parser = httptools.HttpResponseParser(self)
         self.answer: Answer | None = None
         self.closed = False
         self.idle_since = 0.0
@@ -42,12 +53,15 @@ class Connection(asyncio.Protocol):
         #: set while the node does not take our bytes
         self.blocked: asyncio.Future[None] | None = None
         self._free = free
+        self._replies = Replies() if replies is None else replies
         self._paused = False
         self._interim = 0
-        self._head_size = 0
-        #: bytes of a chunk are coming; the body's last piece is part of one; what waits of it
-        self._in_chunk = self._open = False
+        self._coming = _Body.HEAD
+        #: the beginning of a head
         self._held = b""
+        #: of a body with a length: bytes still to come
+        self._left = 0
+        self._pieces: Pieces | None = None
 
     # one request
 
@@ -60,8 +74,8 @@ class Connection(asyncio.Protocol):
         self.answer = answer = Answer(self, bare=bare, reused=self.requests > 0)
         self.requests += 1
         self.whole = whole
-        self._interim = self._head_size = 0
-        self._in_chunk = self._open = False
+        self._interim = 0
+        self._coming = _Body.HEAD
         self._held = b""
         if self.closed:
             self._settle(StreamBroken("the node ended the connection"))
@@ -96,7 +110,7 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         if answer is None:
             return
-        if exc is None and answer.headed and self._ends_with_connection(answer):
+        if exc is None and self._coming is _Body.OPEN:
             self._settle(None)
         else:
             self._settle(StreamBroken("the node ended the connection"))
@@ -117,19 +131,15 @@ class Connection(asyncio.Protocol):
         answer.received += len(data)
         fault: BadReply | None = None
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            fault = BadReply("the node switched protocols")
-        except httptools.HttpParserError as error:
-            fault = BadReply(f"the node's reply is not HTTP: {error}")
-        if not answer.headed and answer.received > MAX_HEAD:
-            fault = fault or BadReply("the head of the node's reply is too long")
+            if self._coming is _Body.HEAD:
+                data = self._take_head(answer, data)
+            if data:
+                self._take_body(answer, data)
+        except BadReply as error:
+            fault = error
         if answer.complete:
-            self._finish(answer, clean=fault is None)
+            self._finish(answer)
             return
-        if self._open and answer.pieces and len(answer.pieces[-1]) < TORN:
-            self._held = answer.pieces.pop()
-            answer.size -= len(self._held)
         if answer.pieces:
             answer.body_begins()
             answer.push()
@@ -138,84 +148,71 @@ class Connection(asyncio.Protocol):
         else:
             answer.tell()
 
-    # parser
-
-    def on_message_begin(self) -> None:
-        if self.answer is not None and self.answer.complete:
-            # A second reply that nobody asked for: the connection cannot be trusted any more.
-            self.answer.keep_alive = False
-
-    def on_status(self, status: bytes) -> None:
-        # In two parts where a segment ends in it.
-        if self.answer is not None and not self.answer.complete:
-            self.answer.phrase += status
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        answer = self.answer
-        if answer is None or answer.complete or answer.headed:
-            return  # a trailer, or bytes behind the reply
-        self._head_size += len(name) + len(value)
-        if self._head_size > MAX_HEAD:
-            msg = "the head of the node's reply is too long"
-            raise BadReply(msg)
-        answer.headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        answer = self.answer
-        if answer is None or answer.complete:
-            return
-        status = self.parser.get_status_code()
-        if status < 200:
-            self._interim += 1
-            if status == 101 or self._interim > MAX_INTERIM:
-                msg = "the node sent interim replies without end"
-                raise BadReply(msg)
-            answer.headers, answer.phrase = [], b""
-            return
-        answer.status = status
-        answer.keep_alive = self.parser.should_keep_alive()
-        answer.head_is_here()
-        if answer.bare:
-            self._end_of_body(answer)
-
-    def on_body(self, body: bytes) -> None:
-        answer = self.answer
-        if answer is None or answer.complete:
-            return
+    def _take_head(self, answer: Answer, data: bytes) -> bytes:
+        """Returns what there is of the body."""
         if self._held:
-            body, self._held = self._held + body, b""
-        answer.pieces.append(body)
-        answer.size += len(body)
-        self._open = self._in_chunk
+            data, self._held = self._held + data, b""
+        replies = self._replies
+        while True:
+            end = data.find(b"\r\n\r\n") + 4
+            if end == 3 or end > MAX_HEAD:
+                if len(data) > MAX_HEAD:
+                    raise BadReply("the head of the node's reply is too long")
+                if not data.startswith(_START[: len(data)]) or b"\n\n" in data:
+                    raise BadReply("the node's reply is not HTTP")
+                self._held = data
+                return b""
+            head, data = replies.read(data[:end]), data[end:]
+            if head.status >= 200:
+                break
+            self._interim += 1
+            if head.status == 101 or self._interim > MAX_INTERIM:
+                raise BadReply("the node sent interim replies without end")
+        answer.takes(head, replies.date, replies.digits)
+        if answer.bare or head.length == 0:
+            self._whole(answer, data)
+            return b""
+        if head.chunked:
+            self._coming, self._pieces = _Body.CHUNKED, Pieces()
+        elif head.length < 0:
+            self._coming = _Body.OPEN
+        else:
+            self._coming, self._left = _Body.SIZED, int(replies.digits or head.length)
+            if not self._left:
+                self._whole(answer, data)
+                return b""
+        return data
 
-    def on_chunk_header(self) -> None:
-        self._in_chunk = True
-
-    def on_chunk_complete(self) -> None:
-        if self._held and self.answer is not None:
-            # Only its line end was missing.
-            self.answer.pieces.append(self._held)
-            self.answer.size += len(self._held)
-            self._held = b""
-        self._in_chunk = self._open = False
-
-    def on_message_complete(self) -> None:
-        answer = self.answer
-        if answer is not None and answer.status >= 200 and not answer.complete:
-            self._end_of_body(answer)
+    def _take_body(self, answer: Answer, data: bytes) -> None:
+        if self._coming is _Body.SIZED:
+            left = self._left - len(data)
+            answer.take(data if left >= 0 else data[:left])
+            self._left = left
+            if left <= 0:
+                self._whole(answer, data[left:] if left else b"")
+        elif self._pieces is not None and self._coming is _Body.CHUNKED:
+            before = len(answer.pieces)
+            try:
+                rest = self._pieces.feed(data, answer.pieces)
+            finally:
+                answer.size += sum(map(len, answer.pieces[before:]))
+            if rest is not None:
+                self._whole(answer, rest)
+        else:
+            answer.take(data)
 
     # ends
 
-    def _end_of_body(self, answer: Answer) -> None:
+    def _whole(self, answer: Answer, rest: bytes) -> None:
         answer.complete = True
-        if answer.bare:
-            # httptools goes on to wait for the body that a HEAD's reply announces.
-            self.parser = httptools.HttpResponseParser(self)
+        if rest:
+            # A second reply that nobody asked for: the connection cannot be trusted any more.
+            answer.keep_alive = False
 
-    def _finish(self, answer: Answer, *, clean: bool) -> None:
+    def _finish(self, answer: Answer) -> None:
         self.answer = None
         self.read_on()
-        if clean and answer.keep_alive:
+        if answer.keep_alive:
             if self.whole:
                 self._release()
         elif self.whole:
@@ -232,8 +229,8 @@ class Connection(asyncio.Protocol):
     def _settle(self, error: UpstreamError | None) -> None:
         answer, self.answer = self.answer, None
         if answer is not None:
-            if self._held:
-                answer.pieces.append(self._held)
+            if self._pieces is not None and (rest := self._pieces.rest()):
+                answer.take(rest)
             answer.push()
             answer.settle(error)
 
@@ -251,13 +248,6 @@ class Connection(asyncio.Protocol):
         """End the connection now."""
         self.closed = True
         self.transport.abort()
-
-    def _ends_with_connection(self, answer: Answer) -> bool:
-        if answer.bare or answer.status in _BODILESS:
-            return False
-        return not any(
-            name.lower() in {b"content-length", b"transfer-encoding"} for name, _ in answer.headers
-        )
 
     # flow
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ollama_wrap import tasks
 from ollama_wrap.errors import ConnectFailed, UpstreamError, UpstreamTimeout
 from ollama_wrap.wire.connection import Connection
+from ollama_wrap.wire.replies import Replies
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Pool:
         self.loop = asyncio.get_running_loop()
         self._closed = False
         self._expiring: asyncio.TimerHandle | None = None
+        self._replies = Replies()
 
     def reuse(self) -> Connection | None:
         """An idle connection, the one used last; None: `connect`."""
@@ -123,7 +125,7 @@ class Pool:
     async def _open(self, address: str) -> Connection:
         target = self.target
         transport, connection = await self.loop.create_connection(
-            lambda: Connection(self.loop, self._free),
+            lambda: Connection(self.loop, self._free, self._replies),
             address,
             target.port,
             ssl=target.tls,
