@@ -12,6 +12,7 @@ from math import isinf
 from msgspec.structs import replace
 
 from ollama_wrap.call import Header, Kind
+from ollama_wrap.dialects import ordinary
 from ollama_wrap.dialects.base import Reading, Route
 from ollama_wrap.dialects.body import (
     Overwritten,
@@ -44,6 +45,11 @@ _nothing = re.compile(rb'""|[\[{][ \t\r\n]*[\]}]')
 _duration = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _amount = re.compile(r"(\d*)(\.\d*)?(ns|us|µs|μs|ms|s|m|h)")
 _UNITS = {"ns": 1, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9, "m": 6e10, "h": 3.6e12}
+
+
+#: meanings of ordinary bodies that are remembered, by operation, model and `stream`
+_KEPT = 1024
+_readings: dict[tuple[str, str, bool | None], Reading] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,13 @@ def read(
     A value of a wrong type that a later one replaces is not noticed: every node
     answers 400 to it.
     """
+    said = ordinary.read(route.operation, body) if whole else None
+    if said is not None:
+        return _remembered(route, *said)
+    return _read(route, body, headers, whole=whole)
+
+
+def _read(route: Route, body: bytes, headers: Sequence[Header], *, whole: bool) -> Reading | None:
     if not route.reads_body:
         return Reading(route.model, False, route.kind, route.repeatable, follows=route.model)
     if route.operation == "transcriptions":
@@ -119,6 +132,19 @@ def read(
         return reading
     # What is missing may stand behind what we have.
     return replace(reading, kind=route.kind, unload=False, load=False) if reading.model else None
+
+
+def _remembered(route: Route, model: str, stream: bool | None) -> Reading:  # noqa: FBT001  a value
+    """The meaning of an ordinary body: its model is asked for again."""
+    key = (route.operation, model, stream)
+    known = _readings.get(key)
+    if known is None:
+        streams = _OPERATIONS[route.operation].streams if stream is None else stream
+        known = Reading(model, streams, route.kind, route.repeatable, follows=model)
+        if len(_readings) >= _KEPT:
+            _readings.clear()
+        _readings[key] = known
+    return known
 
 
 def _meaning(
