@@ -3,15 +3,16 @@
 Busy is a reason to go elsewhere, never to refuse. A call waits here only where
 it could still move: more than one node could take it, and the slots of all of
 them are known. For each model turns go round between callers; inside, first
-come, first served.
+come, first served. Calls of low priority wait behind all others.
 """
 
 import asyncio
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from ollama_wrap.call import Call, Mode
+from ollama_wrap.call import Call, Mode, Priority
 from ollama_wrap.clock import Clock
 from ollama_wrap.errors import Overloaded
 from ollama_wrap.nodes.fleet import Fleets
@@ -41,14 +42,29 @@ class _Waiter:
     place: "asyncio.Future[Place]"
     #: could use whatever another of its model could
     plain: bool
+    #: monotonic; what is past it is not sent any more
+    deadline: float
+
+
+#: the calls of each caller; whose turn it is stands first
+_Turns = OrderedDict[str, deque[_Waiter]]
 
 
 @dataclass(slots=True)
 class _Queue:
-    """The calls that wait for one model, by caller; whose turn it is stands first."""
+    """The calls that wait for one model."""
 
-    callers: "OrderedDict[str, deque[_Waiter]]" = field(default_factory=OrderedDict)
+    usual: _Turns = field(default_factory=OrderedDict)
+    low: _Turns = field(default_factory=OrderedDict)
     size: int = 0
+
+    def turns(self, call: Call) -> _Turns:
+        """Those among which a call waits."""
+        return self.low if call.priority is Priority.LOW else self.usual
+
+    def before(self, call: Call) -> bool:
+        """Whether somebody who waits goes before a call that comes now."""
+        return bool(self.usual or self.turns(call))
 
 
 @dataclass(slots=True)
@@ -84,13 +100,17 @@ class Admission:
         ranking = rank()
         candidate = _next(ranking, tried)
         # Those who wait already go first, even if a place has just become free.
-        ready = candidate is None or not (candidate.busy or ranking.key in self._queues)
+        ready = candidate is None or not (candidate.busy or self._behind(call, ranking.key))
         if ready or not self._may_wait(call, ranking):
             return _taken(ranking, candidate)
         # Somebody is free and others wait: they are served first, now.
         if candidate is not None and not candidate.busy:
             self._something_changed()
         return await self._wait(call, rank, ranking, tried)
+
+    def _behind(self, call: Call, key: str | None) -> bool:
+        queue = self._queues.get(key)
+        return queue is not None and queue.before(call)
 
     def _may_wait(self, call: Call, ranking: Ranking) -> bool:
         return (
@@ -106,12 +126,12 @@ class Admission:
         self, call: Call, rank: Rank, ranking: Ranking, tried: Collection[str]
     ) -> Place:
         future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(rank, tried, future, not tried and not call.forced and not call.side)
+        plain = not tried and not call.forced and not call.side
         now = self.clock.monotonic()
-        until = now + self.hold.seconds
-        if call.deadline is not None:
-            until = min(until, call.deadline)
-        self._join(ranking.key, call.caller, waiter)
+        deadline = math.inf if call.deadline is None else call.deadline
+        until = min(now + self.hold.seconds, deadline)
+        waiter = _Waiter(rank, tried, future, plain, deadline)
+        self._join(ranking.key, call, waiter)
         try:
             async with asyncio.timeout(until - now):
                 return await future
@@ -131,7 +151,7 @@ class Admission:
                 self._give_back(future.result())
             raise
         finally:
-            self._leave(ranking.key, call.caller, waiter)
+            self._leave(ranking.key, call, waiter)
 
     def _give_back(self, place: Place) -> None:
         ranking, candidate = place
@@ -141,26 +161,28 @@ class Admission:
 
     # the queue
 
-    def _join(self, key: str | None, caller: str, waiter: _Waiter) -> None:
+    def _join(self, key: str | None, call: Call, waiter: _Waiter) -> None:
         queue = self._queues.setdefault(key, _Queue())
-        queue.callers.setdefault(caller, deque()).append(waiter)
+        queue.turns(call).setdefault(call.caller, deque()).append(waiter)
         queue.size += 1
         self._size += 1
         self.waiting(1)
 
-    def _leave(self, key: str | None, caller: str, waiter: _Waiter) -> None:
+    def _leave(self, key: str | None, call: Call, waiter: _Waiter) -> None:
         self.waiting(-1)
         queue = self._queues.get(key)
-        line = queue.callers.get(caller) if queue is not None else None
+        line = queue.turns(call).get(call.caller) if queue is not None else None
         if queue is not None and line is not None and waiter in line:
             line.remove(waiter)
-            self._shrink(key, queue, caller)
+            self._shrink(key, queue, queue.turns(call), call.caller)
+            # Whoever stood behind it may be able to use what it could not.
+            self._something_changed()
 
-    def _shrink(self, key: str | None, queue: _Queue, caller: str) -> None:
+    def _shrink(self, key: str | None, queue: _Queue, turns: _Turns, caller: str) -> None:
         queue.size -= 1
         self._size -= 1
-        if not queue.callers[caller]:
-            del queue.callers[caller]
+        if not turns[caller]:
+            del turns[caller]
         if not queue.size:
             del self._queues[key]
 
@@ -176,19 +198,27 @@ class Admission:
             self._serve_key(key, queue)
 
     def _serve_key(self, key: str | None, queue: _Queue) -> None:
-        full = False
-        for caller in tuple(queue.callers):
-            line = queue.callers[caller]
-            # If one could not be served, none of its sort can.
-            if full and line[0].plain:
+        full = self._serve_turns(key, queue, queue.usual, full=False)
+        # One of each caller is served at a time: the others come first all the same.
+        waits = any(one.plain for line in queue.usual.values() for one in line)
+        self._serve_turns(key, queue, queue.low, full=full or waits)
+
+    def _serve_turns(self, key: str | None, queue: _Queue, turns: _Turns, *, full: bool) -> bool:
+        """Serve the first of each caller; True: what any call could use is taken."""
+        now = self.clock.monotonic()
+        for caller in tuple(turns):
+            line = turns[caller]
+            # If one could not be served, none of its sort can; one whose time is over says so.
+            if (full and line[0].plain) or line[0].deadline <= now:
                 continue
             if self._serve(line[0]):
                 line.popleft()
-                queue.callers.move_to_end(caller)
-                self._shrink(key, queue, caller)
+                turns.move_to_end(caller)
+                self._shrink(key, queue, turns, caller)
                 self._something_changed()
             else:
                 full = full or line[0].plain
+        return full
 
     def _serve(self, waiter: _Waiter) -> bool:
         if waiter.place.done():

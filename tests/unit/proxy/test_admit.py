@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ollama_wrap.call import Call, Mode
+from ollama_wrap.call import Call, Mode, Priority
 from ollama_wrap.errors import Overloaded
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
@@ -165,6 +165,72 @@ async def test_turns_go_round_between_callers_and_first_come_is_first_served_ins
         await bench.give(bench.nodes[0])
 
     assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+async def test_low_priority_waits_behind_all_others() -> None:
+    bench = Bench()
+    await bench.fill()
+    order: list[str] = []
+    for name in ("low1", "a1", "low2", "a2", "b1"):
+        low = {"priority": Priority.LOW} if name.startswith("low") else {}
+        task = bench.ask(caller=name[0], **low)
+        task.set_name(name)
+        task.add_done_callback(lambda done: order.append(done.get_name()))
+        await settle()
+
+    for _ in range(2):
+        for node in bench.nodes:
+            node.give(key("m"), 0.0, None)
+        await settle()
+    await bench.give(bench.nodes[0])
+
+    assert order == ["a1", "b1", "a2", "low1", "low2"]
+    assert len(bench.admission) == 0
+
+
+async def test_call_passes_those_of_low_priority_that_wait_and_none_of_these_passes_it() -> None:
+    bench = Bench()
+    await bench.fill()
+    waiting = bench.ask(priority=Priority.LOW)
+    await settle()
+    for node in bench.nodes:
+        node.give(key("m"), 0.0, None)  # nobody has looked at the queue yet
+
+    usual, low = bench.ask(caller="b"), bench.ask(caller="c", priority=Priority.LOW)
+    await settle()
+
+    assert (usual.done(), waiting.done(), low.done()) == (True, True, False)
+    low.cancel()
+
+
+async def test_call_whose_deadline_has_passed_is_not_sent() -> None:
+    bench = Bench()
+    await bench.fill()
+    late = bench.ask(caller="a", deadline=bench.clock.monotonic() + 5.0)
+    other = bench.ask(caller="b")
+    await settle()
+    bench.clock.advance(5.0)
+
+    await bench.give(bench.nodes[0])
+
+    assert (late.done(), node_of(other)) == (False, "r1")
+    late.cancel()
+
+
+async def test_who_stood_behind_one_that_left_is_looked_at() -> None:
+    bench = Bench()
+    await bench.fill()
+    picky = bench.ask(caller="a", tried={"r1"})
+    await settle()
+    plain = bench.ask(caller="a")
+    await settle()
+    await bench.give(bench.nodes[0])
+    assert not plain.done()
+
+    picky.cancel()
+    await settle()
+
+    assert node_of(plain) == "r1"
 
 
 async def test_two_places_that_become_free_serve_two_callers() -> None:
