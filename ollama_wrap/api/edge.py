@@ -179,7 +179,8 @@ class Edge:
         log.get(__name__).error(
             "a request failed in our own code", exc_info=error, request_id=number
         )
-        self._refuse(exchange, one.call, one, WrapError(f"internal error: {error}"))
+        # An error may repeat what it was about: the client's words, which are no line of a log.
+        self._refuse(exchange, one.call, one, WrapError("internal error; the log says more"))
 
     # in
 
