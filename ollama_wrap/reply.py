@@ -38,6 +38,18 @@ class Source(Protocol):
         """Give back what the body holds; a connection in mid-body is cut. May be called twice."""
 
 
+class Alike(Protocol):
+    """What replies of a node share that begin alike, but for date and length."""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the body is a stream of lines or events."""
+
+    @property
+    def notes(self) -> dict[object, object]:
+        """For whoever works something out from the head alone."""
+
+
 class Origin(Struct):
     """Who made an answer and why they were asked; what the X-Ollama-* headers say."""
 
@@ -61,6 +73,8 @@ class Reply(Struct, eq=False):
     body: bytes | Source = b""
     phrase: bytes = b""
     origin: Origin = field(default_factory=Origin)
+    #: None: it is no node's own
+    alike: Alike | None = None
 
     def close(self) -> None:
         """Give back what an open body holds, and let go of the body: it holds its Reply."""

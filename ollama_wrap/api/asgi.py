@@ -13,7 +13,7 @@ from ollama_wrap import tasks
 from ollama_wrap.api.edge import Edge
 from ollama_wrap.call import Header
 from ollama_wrap.errors import StreamBroken
-from ollama_wrap.wire.base import Framing, Pace
+from ollama_wrap.wire.base import Exchange, Framing, Pace
 from ollama_wrap.wire.head import unsized
 
 Message = MutableMapping[str, Any]
@@ -70,7 +70,7 @@ class AsgiExchange:
         self.complete = self.length == 0 and self.sized is None
         self.started = self.over = self.paused = False
         self.writable: Callable[[], None] | None = None
-        self.ready: Callable[[], None] | None = None
+        self.ready: Callable[[Exchange], None] | None = None
         self.gone: Callable[[], object] | None = None
         self._receive = receive
         self._send = send
@@ -85,7 +85,7 @@ class AsgiExchange:
         """Have it answered; returns when the answer is complete."""
         edge.take(self)
         if self.ready is not None:
-            self.ready()
+            self.ready(self)
         reader = tasks.start(self._read(), "asgi reader")
         try:
             await self._write()

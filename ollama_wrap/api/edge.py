@@ -20,7 +20,7 @@ from ollama_wrap import tasks
 from ollama_wrap.api import errors, intake
 from ollama_wrap.api.express import Express
 from ollama_wrap.api.guards import ASK, Door, Refusal, preflight
-from ollama_wrap.api.plan import PREFIX, Plan, Planner
+from ollama_wrap.api.plan import PREFIX, Plan, Planner, path_of
 from ollama_wrap.call import Call, Header, Mode
 from ollama_wrap.clock import Clock
 from ollama_wrap.dialects import DIALECTS, Ending
@@ -40,9 +40,9 @@ from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.reply import Origin, Reply
-from ollama_wrap.wire import replies
 from ollama_wrap.wire.base import Exchange, Framing
 from ollama_wrap.wire.relay import Relay
+from ollama_wrap.wire.replies import Form, form
 
 _PHRASES = {
     200: b"OK",
@@ -61,6 +61,8 @@ _PHRASES = {
 }
 #: one way to match each character: a path that is not clean is found out in linear time
 _CLEAN = re.compile(r"(?:/[A-Za-z0-9._~:@-]+)+/?\Z")
+#: whether a head is for a path of ours, among the notes on it
+_OURS = "ours"
 _DOTS = re.compile(r"/\.{1,2}(?:/|\Z)")
 Answering = Coroutine[Any, Any, Ending | None]
 #: Seconds past a deadline: a call that still waits here has been answered by then.
@@ -105,17 +107,19 @@ class Edge:
 
     def take(self, exchange: Exchange) -> bool:
         """Answer an exchange; False: it is for one of our own routes."""
-        path = exchange.target.partition(b"?")[0].decode("latin-1")
-        if self.ours(path):
+        ours = exchange.notes.get(_OURS)
+        if ours is None:
+            ours = exchange.notes[_OURS] = self.ours(path_of(exchange.target))
+        if ours:
             return False
         # The body of most requests comes with their head: then it is here.
-        exchange.ready = partial(self._begin, exchange, path)
+        exchange.ready = self._begin
         return True
 
-    def _begin(self, exchange: Exchange, path: str) -> None:
+    def _begin(self, exchange: Exchange) -> None:
         now = self._clock.monotonic()
         try:
-            plan = self._planner.plan(exchange, path, now)
+            plan = self._planner.plan(exchange, now)
         except Exception:  # noqa: BLE001  nobody else would answer, and the client would wait
             log.get(__name__).exception("a head could not be judged")
             exchange.cut()
@@ -247,12 +251,11 @@ class Edge:
             self._begin_anew(exchange, call, reply)
             return
         said = (call.mode, reply.origin.reason)
-        known = head.forms.get(said)
-        if known is None:
+        known = head.notes.get(said)
+        if not isinstance(known, Form):
             fields, framing = self._begin_anew(exchange, call, reply)
-            made = replies.form(head, fields, framing) if exchange.plain else None
-            if made is not None:
-                head.forms[said] = made
+            if exchange.plain:
+                head.notes[said] = form(head, fields, framing)
             return
         exchange.begin_with(known.filled(answer.date, answer.digits, call.id), known.framing)
 

@@ -53,14 +53,14 @@ class Planner:
         self._own_id = node_id.encode()
         self._nonce = nonce
 
-    def plan(self, exchange: Exchange, path: str, now: float) -> Plan:
-        """The plan of a request; `path` is its target up to the query."""
+    def plan(self, exchange: Exchange, now: float) -> Plan:
+        """The plan of a request."""
         notes = exchange.notes
         key = (exchange.client, exchange.listener)
         plan = notes.get(key)
         if isinstance(plan, Plan) and now < plan.until:
             return plan
-        plan = self._make(exchange, path, now)
+        plan = self._make(exchange, path_of(exchange.target), now)
         # A verdict of the local Ollama holds for its own time.
         if plan.refusal is not ASK:
             if len(notes) >= _KEPT:
@@ -101,6 +101,11 @@ class Planner:
         return (
             "this request was here before: two sidecars send it to each other" if passed else None
         )
+
+
+def path_of(target: bytes) -> str:
+    """A target up to its query."""
+    return target.partition(b"?")[0].decode("latin-1")
 
 
 def sent_id(fields: Mapping[bytes, bytes]) -> str:

@@ -157,6 +157,7 @@ class Attempt:
             body=self,
             phrase=answer.phrase,
             origin=Origin(node=node.id, local=node.local),
+            alike=answer.head,
         )
 
     # begun without a task
@@ -279,6 +280,7 @@ class Attempt:
                 await limits.taken(answer, what, self._wire.waits.write, may_move)
             limit, hard = self._wire.waits.of(self.call, self.upstream)
             if limit:
+                await limits.uploaded(self._upload, what)
                 await asyncio.wait((what,), timeout=limit)
                 if not what.done() and (hard or (may_move is not None and may_move())):
                     answer.close()

@@ -9,6 +9,7 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 from cachetools import Cache as Sized
 from cachetools import TTLCache
@@ -31,9 +32,12 @@ _SHAPE = frozenset({"stream", "stream_options"})
 #: whose answers are given in both shapes
 _BOTH = frozenset({"generate", "chat"})
 _STREAM = re.compile(rb', ?"stream" ?: ?(true|false)|"stream" ?: ?(true|false) ?, ?')
+#: as libraries write it
+_USUAL = {
+    True: (b',"stream":true', b', "stream": true'),
+    False: (b',"stream":false', b', "stream": false'),
+}
 _KEPT = frozenset({b"content-type", b"cache-control"})
-#: of these names, and of the one that says that a body is encoded
-_LENGTHS = frozenset(map(len, (*_KEPT, b"content-encoding")))
 _LINES: Header = (b"Content-Type", b"application/x-ndjson")
 _OBJECT: Header = (b"Content-Type", b"application/json; charset=utf-8")
 #: A load is a deed: given again, it would say that a model is in memory.
@@ -44,6 +48,9 @@ _AROUND = 1024
 _LONGEST = 1024 * 1024
 #: answers that are put away at a time, and bytes of a request that does not wait for it
 _TOGETHER, _LONG = 32, 64 * 1024
+
+#: hashes that are kept of calls that ask alike
+_ALIKE = 256
 
 
 class Entry(Struct, frozen=True):
@@ -86,6 +93,7 @@ class Cache:
         self._running = running
         self._holds = holds
         self._secret = secrets.token_bytes(32)
+        self._begun: dict[tuple[str, str, str | None, str | None, str], hashlib.blake2b] = {}
         #: calls, the nodes that answered, and the answers, not put away yet
         self._fresh: list[tuple[Call, str | None, Entry]] = []
         self.obey(rules)
@@ -106,7 +114,7 @@ class Cache:
             return 0
         if not rules.enabled or (self._running() + 1) * entry > rules.max_bytes:
             return 0
-        return entry if self._answers(call) else 0
+        return entry if _may_be_kept(call) else 0
 
     def store(self, call: Call, reply: Reply, tap: Tap, ending: Ending) -> None:
         """An answer has ended with its terminal marker; it is kept if all of it was collected."""
@@ -115,15 +123,10 @@ class Cache:
             return
         if _LOADED in body[-256:] or not ending.done or ending.failed:
             return
-        headers: list[Header] = []
-        for field in reply.headers:
-            if len(field[0]) in _LENGTHS:
-                name = field[0].lower()
-                if name in _KEPT:
-                    headers.append(field)
-                elif name == b"content-encoding":
-                    return
-        entry = Entry(tuple(headers), body, self._clock.monotonic())
+        headers = _kept(reply)
+        if headers is None:
+            return
+        entry = Entry(headers, body, self._clock.monotonic())
         self._fresh.append((call, reply.origin.node, entry))
         if len(self._fresh) >= _TOGETHER or len(call.body or b"") > _LONG:
             self.settle()
@@ -132,9 +135,10 @@ class Cache:
         """Put away the answers that came lately: together that costs less."""
         fresh, self._fresh = self._fresh, []
         entries = self._entries
+        space = self._room()
         for call, node, entry in fresh:
-            room = self._room() - _size(entry)
-            if room < 0:
+            room = space - _size(entry)
+            if room < 0 or not self._answers(call):
                 continue
             while _held(entries) > room:
                 entries.popitem()
@@ -162,13 +166,9 @@ class Cache:
 
     def _answers(self, call: Call) -> bool:
         """Whether answers to calls like this one are kept at all."""
-        if call.mode is Mode.LOCAL or call.kind is not Kind.INFER or call.hop or call.no_store:
+        if not _may_be_kept(call) or is_cloud(call.model or ""):
             return False
-        if call.model is None or call.body is None or is_cloud(call.model):
-            return False
-        if len(call.body) > _LONGEST:
-            return False
-        key = canonical(call.model)
+        key = canonical(call.model or "")
         return key is not None and not self._fleets.current.local.inventory.stub(key)
 
     def _room(self) -> int:
@@ -190,9 +190,11 @@ class Cache:
     def _key(self, call: Call, digest: str | None) -> bytes:
         # Where only one shape is given, the other is another answer.
         shape = "both" if call.operation in _BOTH else str(call.stream)
-        model = canonical(call.model or "")
-        words = f"{call.caller}\0{call.operation}\0{model}\0{digest}\0{shape}\0"
-        hashed = hashlib.blake2b(words.encode(), key=self._secret, digest_size=32)
+        asked = (call.caller, call.operation, call.model, digest, shape)
+        begun = self._begun.get(asked)
+        if begun is None:
+            begun = self._begin(asked)
+        hashed = begun.copy()
         body = call.body or b""
         plain = _plain(body, stream=call.stream)
         if plain is None:
@@ -200,6 +202,33 @@ class Cache:
             plain = b"whole %d " % call.stream + body if members is None else _written(members)
         hashed.update(plain)
         return hashed.digest()
+
+    def _begin(self, asked: tuple[str, str, str | None, str | None, str]) -> "hashlib.blake2b":
+        """A hash that has seen all but the body; calls that ask alike go on from there."""
+        caller, operation, model, digest, shape = asked
+        words = f"{caller}\0{operation}\0{canonical(model or '')}\0{digest}\0{shape}\0"
+        begun = hashlib.blake2b(words.encode(), key=self._secret, digest_size=32)
+        if len(self._begun) >= _ALIKE:
+            self._begun.clear()
+        self._begun[asked] = begun
+        return begun
+
+
+def _may_be_kept(call: Call) -> bool:
+    """What can be told without a look at the name of its model."""
+    if call.mode is Mode.LOCAL or call.kind is not Kind.INFER or call.hop or call.no_store:
+        return False
+    return call.model is not None and call.body is not None and len(call.body) <= _LONGEST
+
+
+def _kept(reply: Reply) -> tuple[Header, ...] | None:
+    """The fields that are kept of a reply; None: its body is encoded."""
+    notes = reply.alike.notes if reply.alike is not None else {}
+    if _KEPT not in notes:
+        fields = [field for field in reply.headers if field[0].lower() in _KEPT]
+        encoded = any(field[0].lower() == b"content-encoding" for field in reply.headers)
+        notes[_KEPT] = None if encoded else tuple(fields)
+    return cast("tuple[Header, ...] | None", notes[_KEPT])
 
 
 def _written(members: Sequence[bytes | memoryview]) -> bytes:
@@ -221,7 +250,13 @@ def _plain(body: bytes, *, stream: bool) -> bytes | None:
     times = body.count(b"tream")
     if times == 0:
         return body
-    found = _STREAM.search(body) if times == 1 else None
+    if times > 1:
+        return None
+    for usual in _USUAL[stream]:
+        place = body.find(usual)
+        if place >= 0:
+            return body[:place] + body[place + len(usual) :]
+    found = _STREAM.search(body)
     if found is None or (found[1] or found[2]) != (b"true" if stream else b"false"):
         return None
     return body[: found.start()] + body[found.end() :]

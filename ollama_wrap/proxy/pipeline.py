@@ -224,6 +224,8 @@ class Pipeline:
 
 def _streamed(reply: Reply) -> bool:
     """Whether the answer is a stream: its own Content-Type has the last word."""
+    if reply.alike is not None:
+        return reply.alike.streamed
     for name, value in reply.headers:
         if name.lower() == b"content-type":
             return value.startswith((b"application/x-ndjson", b"text/event-stream"))

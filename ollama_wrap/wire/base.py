@@ -47,15 +47,7 @@ class Exchange(Protocol):
     called once it can.
     """
 
-    method: str
-    target: bytes
-    loop: asyncio.AbstractEventLoop
-    headers: list[Header]
-    fields: Mapping[bytes, bytes]
     length: int
-    sized: tuple[int, bytes] | None
-    notes: dict[object, object]
-    http11: bool
     pace: Pace
     """Set by the edge, as soon as it knows."""
     complete: bool
@@ -67,11 +59,40 @@ class Exchange(Protocol):
     keep_alive: bool
     """The connection serves on after this answer, as far as we know."""
     paused: bool
-    ready: Callable[[], None] | None
-    """Called once, when what came together with the head has been taken in."""
+    ready: "Callable[[Exchange], None] | None"
+    """Called once with it, when what came together with the head has been taken in."""
     writable: Callable[[], None] | None
     gone: Callable[[], object] | None
     """Called once when the client leaves before its answer is complete."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where it runs."""
+
+    @property
+    def method(self) -> str:
+        """As in the request line."""
+
+    @property
+    def target(self) -> bytes:
+        """As it came."""
+
+    @property
+    def headers(self) -> list[Header]:
+        """See the class; so are the next three."""
+
+    @property
+    def fields(self) -> Mapping[bytes, bytes]: ...
+
+    @property
+    def sized(self) -> tuple[int, bytes] | None: ...
+
+    @property
+    def notes(self) -> dict[object, object]: ...
+
+    @property
+    def http11(self) -> bool:
+        """Not HTTP/1.0."""
 
     @property
     def client(self) -> str:

@@ -13,7 +13,7 @@ from typing import cast
 from ollama_wrap.errors import BadReply, StreamBroken, UpstreamError
 from ollama_wrap.wire.answer import Answer, wake
 from ollama_wrap.wire.pieces import Pieces
-from ollama_wrap.wire.replies import MAX_HEAD, Replies
+from ollama_wrap.wire.replies import MAX_HEAD, Head, Replies
 
 #: A reply may be preceded by so many interim replies.
 MAX_INTERIM = 16
@@ -153,6 +153,8 @@ class Connection(asyncio.Protocol):
         if self._held:
             data, self._held = self._held + data, b""
         replies = self._replies
+        if (same := replies.again(data)) is not None and same[0].status >= 200:
+            return self._begin(answer, *same)
         while True:
             end = data.find(b"\r\n\r\n") + 4
             if end == 3 or end > MAX_HEAD:
@@ -168,6 +170,11 @@ class Connection(asyncio.Protocol):
             self._interim += 1
             if head.status == 101 or self._interim > MAX_INTERIM:
                 raise BadReply("the node sent interim replies without end")
+        return self._begin(answer, head, data)
+
+    def _begin(self, answer: Answer, head: Head, data: bytes) -> bytes:
+        """The head is here, and `data` of what follows."""
+        replies = self._replies
         answer.takes(head, replies.date, replies.digits)
         if answer.bare or head.length == 0:
             self._whole(answer, data)

@@ -8,9 +8,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from ollama_wrap.call import Header
 from ollama_wrap.errors import StreamBroken
-from ollama_wrap.wire.base import Framing, Pace
+from ollama_wrap.wire.base import Exchange, Framing, Pace
 from ollama_wrap.wire.head import Head
 
 if TYPE_CHECKING:
@@ -20,75 +22,79 @@ if TYPE_CHECKING:
 UNREAD = 256 * 1024
 
 
-class InboundExchange:
+class InboundExchange(Struct, eq=False, weakref=True):
     """See `wire.base.Exchange`; made by Inbound when a head is complete."""
 
-    __slots__ = (
-        "_head",
-        "_parts",
-        "_size",
-        "_waiter",
-        "complete",
-        "connection",
-        "expects",
-        "fields",
-        "framing",
-        "gone",
-        "headers",
-        "http11",
-        "keep_alive",
-        "length",
-        "loop",
-        "method",
-        "notes",
-        "over",
-        "pace",
-        "paused",
-        "reading",
-        "ready",
-        "sized",
-        "started",
-        "target",
-        "writable",
-    )
+    connection: "Inbound"
+    head: Head
+    length: int
+    complete: bool
+    keep_alive: bool
+    #: the client's buffer may be full of the answer before
+    paused: bool
+    pace: Pace = Pace.BRIEF
+    reading: bool = False
+    started: bool = False
+    over: bool = False
+    framing: Framing = Framing.NONE
+    ready: Callable[[Exchange], None] | None = None
+    gone: Callable[[], object] | None = None
+    writable: Callable[[], None] | None = None
+    #: the client has been told to send its body
+    agreed: bool = False
+    _parts: list[bytes] = []
+    _size: int = 0
+    _head: bytes = b""
+    _waiter: "asyncio.Future[None] | None" = None
 
-    def __init__(self, connection: "Inbound", head: Head, length: int) -> None:
-        self.connection = connection
-        self.loop = connection.loop
-        self.method = head.method
-        self.target = head.target
-        self.headers: list[Header] = head.headers
-        self.fields: Mapping[bytes, bytes] = head.fields
-        self.sized = head.sized
-        self.notes = head.notes
-        self.http11 = head.http11
-        self.keep_alive = head.alive and not connection.guard.strain.brief
-        self.length = length
-        self.complete = self.length == 0
-        #: the client waits for `100 Continue` before it sends its body
-        self.expects = self.http11 and not self.complete and b"expect" in self.fields
-        self.pace = Pace.BRIEF
-        self.reading = self.started = self.over = False
-        # The buffer may be full of the answer before.
-        self.paused = connection.flow.write_paused
-        self.framing = Framing.NONE
-        self.ready: Callable[[], None] | None = None
-        self.gone: Callable[[], object] | None = None
-        self.writable: Callable[[], None] | None = None
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._head = b""
-        self._waiter: asyncio.Future[None] | None = None
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The connection's."""
+        return self.connection.loop
+
+    @property
+    def method(self) -> str:
+        """See `Exchange`; so are the next six."""
+        return self.head.method
+
+    @property
+    def target(self) -> bytes:
+        return self.head.target
+
+    @property
+    def headers(self) -> list[Header]:
+        return self.head.headers
+
+    @property
+    def fields(self) -> Mapping[bytes, bytes]:
+        return self.head.fields
+
+    @property
+    def sized(self) -> tuple[int, bytes] | None:
+        return self.head.sized
+
+    @property
+    def notes(self) -> dict[object, object]:
+        return self.head.notes
+
+    @property
+    def http11(self) -> bool:
+        return self.head.http11
+
+    @property
+    def expects(self) -> bool:
+        """The client waits for `100 Continue` before it sends its body."""
+        return self.head.expects and not self.agreed and self.length != 0
 
     @property
     def plain(self) -> bool:
         """See `Exchange.plain`."""
-        return self.http11 and self.keep_alive and self.complete
+        return self.keep_alive and self.complete and self.head.http11
 
     @property
     def has_body(self) -> bool:
         """A body was announced, even an empty one."""
-        return self.length != 0 or self.sized is not None
+        return self.length != 0 or self.head.sized is not None
 
     @property
     def client(self) -> str:
@@ -159,7 +165,7 @@ class InboundExchange:
         """The body is wanted now: say so to a client that waits for it, as Go does."""
         if self.expects and not self.started and not self.over:
             self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.expects = False
+        self.agreed = True
 
     async def _more(self) -> None:
         if self.over:
@@ -179,15 +185,15 @@ class InboundExchange:
     def begin(self, status: int, phrase: bytes, headers: list[Header], framing: Framing) -> None:
         """See `Exchange.begin`."""
         self.started = True
-        if framing is Framing.CHUNKED and not self.http11:
+        if framing is Framing.CHUNKED and not self.head.http11:
             framing = Framing.CLOSE
         self.framing = framing
         if framing is Framing.CLOSE or not self.complete:
             self.keep_alive = False
-        lines = [b"HTTP/1.%d %d %b\r\n" % (self.http11, status, phrase)]
+        lines = [b"HTTP/1.%d %d %b\r\n" % (self.head.http11, status, phrase)]
         for name, value in headers:
             lines += (name, b": ", value, b"\r\n")
-        if not self.http11:
+        if not self.head.http11:
             if self.keep_alive:
                 lines.append(b"Connection: keep-alive\r\n")
         elif not self.keep_alive:

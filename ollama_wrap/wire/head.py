@@ -94,6 +94,8 @@ class Head(Struct, eq=False):
     chunked: bool
     sized: tuple[int, bytes] | None
     notes: dict[object, object]
+    #: the client waits for `100 Continue` where there is a body
+    expects: bool
 
 
 #: heads that are kept, and the longest of them
@@ -110,10 +112,14 @@ class Reader:
     not parsed again.
     """
 
-    __slots__ = ("_alive", "_headers", "_known", "_parser", "_url", "head", "length")
+    __slots__ = (
+        "_after", "_alive", "_before", "_headers", "_known", "_parser", "_url", "head", "length"
+    )  # fmt: skip
 
     def __init__(self, known: dict[bytes, Head]) -> None:
         self.head: Head | None = None
+        #: the last head, what stands before and behind the digits of its length
+        self._before = self._after = b""
         #: of the body in bytes; -1: chunked
         self.length = 0
         self._known = known
@@ -123,9 +129,32 @@ class Reader:
         self._url = b""
         self._headers: list[Header] = []
 
+    def again(self, data: bytes) -> bytes | None:
+        """What follows a head that is the last one but for its length; None: it is another."""
+        before = self._before
+        if not before or not data.startswith(before):
+            return None
+        at = len(before)
+        if not self._after:
+            return data[at:]
+        end = data.find(b"\r\n", at, at + _DIGITS + 2)
+        digits = data[at:end]
+        if not (digits.isdigit() and data.startswith(self._after, end)):
+            return None
+        self.length = int(digits)
+        return data[end + len(self._after) :]
+
     def read(self, head: bytes, sizes: Sizes) -> Fault | None:
         """Take one whole head, its blank line included; None: it is sound."""
-        key, digits = _without_length(head)
+        before, digits, after = _split(head)
+        self._before = b""
+        fault = self._take(head, before + after, digits, sizes)
+        # What it says of the length has to be in one place, and that one is known.
+        if fault is None and self.head is not None and (digits or self.head.sized is None):
+            self._before, self._after = before, after
+        return fault
+
+    def _take(self, head: bytes, key: bytes, digits: bytes, sizes: Sizes) -> Fault | None:
         known = self._known.get(key)
         if known is not None and known.sized is None:
             self.head, self.length = known, -known.chunked
@@ -197,9 +226,17 @@ class Reader:
             return Fault(400)
         chunked = b"transfer-encoding" in fields
         self.length = int(announced) if announced else -chunked
-        sized = unsized(headers)
         self.head = Head(
-            method, target, headers, fields, http11, bool(self._alive), chunked, sized, {}
+            method=method,
+            target=target,
+            headers=headers,
+            fields=fields,
+            http11=http11,
+            alive=bool(self._alive),
+            chunked=chunked,
+            sized=unsized(headers),
+            notes={},
+            expects=http11 and b"expect" in fields,
         )
         return None
 
@@ -227,15 +264,15 @@ def unsized(headers: list[Header]) -> tuple[int, bytes] | None:
     return None
 
 
-def _without_length(head: bytes) -> tuple[bytes, bytes]:
-    """A head less the digits of its Content-Length, and these digits."""
+def _split(head: bytes) -> tuple[bytes, bytes, bytes]:
+    """A head before the digits of its Content-Length, these, and what is behind them."""
     for name in _LENGTHS:
         place = head.find(name)
         if place >= 0:
             begin = place + len(name)
             end = head.find(b"\r\n", begin)
-            return head[:begin] + head[end:], head[begin:end]
-    return head, b""
+            return head[:begin], head[begin:end], head[end:]
+    return head, b"", b""
 
 
 def unfinished(data: bytes, seen: int, sizes: Sizes) -> Fault | None:

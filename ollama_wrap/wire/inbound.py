@@ -173,7 +173,7 @@ class Inbound(HttpToolsProtocol):
         exchange = self.exchange
         if exchange is not None and (ready := exchange.ready) is not None:
             exchange.ready = None
-            ready()
+            ready(exchange)
 
     def _receive(self, data: bytes) -> None:
         seen, self.scanned = self.scanned, 0
@@ -200,6 +200,10 @@ class Inbound(HttpToolsProtocol):
                 return
 
     def _take_head(self, data: bytes, seen: int) -> bytes:
+        if not seen and (rest := self.reader.again(data)) is not None:
+            self.left = 0
+            self._open()
+            return rest
         if data[:1] in _BLANK:
             self.refuse(heads.Fault(400))  # as stock: no empty line before a request
             return b""
@@ -222,28 +226,31 @@ class Inbound(HttpToolsProtocol):
         return rest
 
     def _open(self) -> None:
-        reader = self.reader
-        if self.guard.open >= self.guard.limits.streams:
+        guard, length = self.guard, self.reader.length
+        if guard.open >= guard.limits.streams:
             self.refuse(heads.Fault(503, "too many requests at a time"))
             return
         self.since = self.loop.time()
         self.stage = ANSWER
-        if reader.length:
+        if length:
             self.got, self.window, self.taking = 0, 0.0, 0.0
-            if reader.length > 0:
-                self.stage, self.left = BODY, reader.length
+            if length > 0:
+                self.stage, self.left = BODY, length
             else:
                 self.stage, self.chunks = CHUNKED, Chunks()
-        head = cast("heads.Head", reader.head)
-        exchange = self.exchange = InboundExchange(self, head, reader.length)
-        self.guard.open += 1
+        head = cast("heads.Head", self.reader.head)
+        exchange = self.exchange = InboundExchange(
+            self, head, length, not length, head.alive, self.flow.write_paused
+        )
+        guard.open += 1
         if not self.take(exchange):
             self._clear()
             self._to_application(head)
 
     def _take_body(self, data: bytes) -> bytes:
-        part, rest = data[: self.left], data[self.left :]
-        self.left -= len(part)
+        left = self.left
+        part, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
+        self.left = left - len(part)
         self._arrived(part)
         if not self.left:
             self._ended()

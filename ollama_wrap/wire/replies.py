@@ -64,17 +64,23 @@ class Head(Struct, eq=False):
     sized: int
     #: a stream of lines or of events, by its Content-Type
     streamed: bool
-    #: by what we say of the answer
-    forms: dict[object, Form]
+    #: for whoever works something out from the head alone
+    notes: dict[object, object]
 
 
 class Replies:
     """Reads the heads that one node sends; the last one's date and length are here."""
 
-    __slots__ = ("_alive", "_headers", "_known", "_parser", "_phrase", "_sane", "date", "digits")
+    __slots__ = (
+        "_after", "_alive", "_before", "_headers", "_known", "_last", "_parser", "_phrase",
+        "_sane", "date", "digits",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.date = self.digits = b""
+        #: the last head, and what stands before and behind the digits of its length
+        self._last: Head | None = None
+        self._before = self._after = b""
         self._known: dict[bytes, Head] = {}
         #: a date that has been looked at; it changes once a second
         self._sane = b""
@@ -83,10 +89,35 @@ class Replies:
         self._phrase = b""
         self._headers: list[Header] = []
 
+    def again(self, data: bytes) -> tuple[Head, bytes] | None:
+        """The last head once more, but for its length, and what follows it; None: another."""
+        before, last = self._before, self._last
+        if last is None or not data.startswith(before):
+            return None
+        at = len(before)
+        if not self._after:
+            return last, data[at:]
+        end = data.find(b"\r\n", at, at + _DIGITS + 2)
+        digits = data[at:end]
+        if not (digits.isdigit() and data.startswith(self._after, end)):
+            return None
+        self.digits = digits
+        return last, data[end + len(self._after) :]
+
     def read(self, head: bytes) -> Head:
         """Take one whole head, its blank line included. Raises BadReply."""
         key, date, digits = _cut(head)
         self.date, self.digits = date, digits
+        self._last = None
+        known = self._find(head, key)
+        if known.sized >= 0 or not digits:
+            at = head.find(_BEFORE_LENGTH) + len(_BEFORE_LENGTH) if digits else len(head)
+            self._before, self._after = head[:at], head[at + len(digits) :]
+            self._last = known
+        return known
+
+    def _find(self, head: bytes, key: bytes) -> Head:
+        date, digits = self.date, self.digits
         known = self._known.get(key)
         if known is not None and (date == self._sane or self._takes(date)):
             alike = (known.dated >= 0) == bool(date)
@@ -140,7 +171,7 @@ class Replies:
             streamed=fields.get(b"content-type", b"").startswith(
                 (b"application/x-ndjson", b"text/event-stream")
             ),
-            forms={},
+            notes={},
         )
 
     # httptools calls these

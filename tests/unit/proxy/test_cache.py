@@ -97,9 +97,6 @@ def test_another_call_does_not_find_it(kitchen: Kitchen, other: Call) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        chat(model="m:cloud"),
-        chat(model="m:7b-cloud"),
-        chat(model="../x"),
         chat(model=None),
         chat(body=None),
         chat(no_store=True),
@@ -123,7 +120,18 @@ def test_stub_of_a_remote_model_is_not_kept(kitchen: Kitchen) -> None:
     stub = Model("m", key("m"), "d1", remote=True)
     kitchen.local.inventory = Inventory().listed([stub], WALL)
 
-    assert kitchen.cache.keep(chat()) == 0
+    kitchen.store(chat())
+
+    kitchen.cache.settle()
+    assert kitchen.told[-1][0] == 0
+
+
+@pytest.mark.parametrize("model", ["m:cloud", "m:7b-cloud", "../x"])
+def test_what_is_no_model_of_a_node_is_not_kept(kitchen: Kitchen, model: str) -> None:
+    kitchen.store(chat(model=model))
+
+    kitchen.cache.settle()
+    assert kitchen.told[-1][0] == 0
 
 
 def test_nothing_is_kept_where_it_is_switched_off() -> None:
