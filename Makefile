@@ -44,6 +44,8 @@ bench: .venv/.dev  ## figures beside other proxies, as ratios
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 chaos: .venv/.dev  ## processes killed, frozen and cut off; takes minutes
+	@.ci/chaos-tools
+	$(BIN)/pytest -q tests/security -m chaos
 	$(BIN)/pytest -q tests/chaos --timeout 900 $(ARGS)
 
 .venv/.run: $(PINS)
