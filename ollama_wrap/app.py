@@ -8,11 +8,14 @@ import ipaddress
 import random
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 
 from starlette.applications import Starlette
 
+from ollama_wrap import portions
 from ollama_wrap.api import asgi
 from ollama_wrap.api.edge import Edge, Facts
 from ollama_wrap.api.guards import Door, Rules
@@ -20,11 +23,10 @@ from ollama_wrap.api.origins import Verdict, verdict
 from ollama_wrap.api.rights import rights
 from ollama_wrap.api.routes import PATHS, PREFIXES, own_routes
 from ollama_wrap.api.scopes import Scopes
-from ollama_wrap.api.shapes import active
 from ollama_wrap.backends import BACKENDS, Client
-from ollama_wrap.call import Call, Header, Kind
+from ollama_wrap.call import Header
 from ollama_wrap.clock import Clock, SystemClock
-from ollama_wrap.cluster.choices import Choices, Overridable
+from ollama_wrap.cluster.choices import Choices
 from ollama_wrap.cluster.events import Events
 from ollama_wrap.cluster.prober import Prober
 from ollama_wrap.cluster.resolver import Resolver
@@ -32,6 +34,8 @@ from ollama_wrap.cluster.sightings import Sightings
 from ollama_wrap.cluster.watch import Around
 from ollama_wrap.config import Settings
 from ollama_wrap.errors import ConfigError, StateError
+from ollama_wrap.lifecycle import Load, Reload
+from ollama_wrap.line import Beside, Line
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.mode import decide
 from ollama_wrap.nodes.names import canonical
@@ -39,69 +43,89 @@ from ollama_wrap.nodes.node import Node, local_node, parse_nodes
 from ollama_wrap.nodes.sidecar import Sidecar
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
-from ollama_wrap.observe.ended import Ended
 from ollama_wrap.observe.host import Host
 from ollama_wrap.observe.metrics import Metrics
 from ollama_wrap.proxy import ask
-from ollama_wrap.proxy.admit import Admission, Hold
-from ollama_wrap.proxy.budget import Allowance, Budget
-from ollama_wrap.proxy.cache import Cache
-from ollama_wrap.proxy.limits import Waits
-from ollama_wrap.proxy.means import Wire
-from ollama_wrap.proxy.pipeline import Chains, Pipeline, Responders, Told
-from ollama_wrap.proxy.responders.cached import Cached
-from ollama_wrap.proxy.responders.follow import Follow
-from ollama_wrap.proxy.responders.local import Local
-from ollama_wrap.proxy.responders.merged import Merged
-from ollama_wrap.proxy.responders.ranked import Ranked
-from ollama_wrap.proxy.responders.spread import Spread
 from ollama_wrap.routing.routed import open_router
-from ollama_wrap.runtime import Runtime
+from ollama_wrap.routing.router import Router
+from ollama_wrap.runtime import Runtime, leads_here
 from ollama_wrap.state import open_bus, open_store
 from ollama_wrap.state.base import Store
-from ollama_wrap.wire.guard import Guard, Limits, Upload
-from ollama_wrap.wire.head import Sizes
-from ollama_wrap.wire.pool import Alive
-from ollama_wrap.wire.pools import Pools, Times
+from ollama_wrap.state.unusable import UnusableStore
+from ollama_wrap.wire.guard import Guard
+from ollama_wrap.wire.pools import Pools
 
 #: Bytes of an answer to a question of our own about one Origin.
 _SMALL = 64 * 1024
 
 
-def build(settings: Settings, clock: Clock | None = None) -> Runtime:
-    """All parts, none of them running. Raises StoreUnavailable for the state folder."""
-    return _Builder(settings, clock or SystemClock()).runtime()
+def build(settings: Settings, clock: Clock | None = None, load: Load | None = None) -> Runtime:
+    """All parts, none of them running. Raises ConfigError, and StateError for the state folder.
+
+    `load` reads all settings again, for a reload; None: they cannot be read again.
+    """
+    return _Builder(settings, clock or SystemClock(), load).runtime()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What settings name that has to be sound before any of them holds."""
+
+    local: Node
+    others: Sequence[Node]
+    router: Router
+    problems: Sequence[str]
 
 
 class _Builder:
-    """Makes the parts in the order in which they need each other."""
+    """Makes the parts in the order in which they need each other; tells them other settings."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, load: Load | None) -> None:
         self.settings = settings
         self.clock = clock
+        self.load = load
         self.boot = secrets.token_hex(8)
-        self.problems = list(settings.faults)
         self.host = Host()
-        self.fleets = Fleets(self._fleet())
+        #: entries that lead back here: said once, and left out
+        self.ourselves: set[Node] = set()
+        plan = self._plan(settings)
+        #: of the problems, those of the settings alone
+        self.faults = list(plan.problems)
+        self.problems = list(plan.problems)
+        self.fleets = Fleets(self._fleet(plan))
         self.store, self.events = self._state()
-        self.choices = Choices(self.store, self._overridable(), self.events, self._settle)
+        self.choices = Choices(
+            self.store, portions.overridable(settings), self.events, self._settle
+        )
         self.metrics = Metrics(self._known, self._states)
-        self.pools = Pools(self._times(), lambda: _tls(settings))
+        self.pools = Pools(portions.times(settings), lambda: _tls(self.settings))
         self.prober = Prober(
             self.fleets,
             self._around(),
             Sightings(self.store, settings.health.seen),
             self.pools.close,
         )
-        self.wire = self._wire()
-        self.local = Local(self.wire)
+        beside = Beside(
+            clock,
+            self.fleets,
+            self.pools,
+            self.prober,
+            self.metrics,
+            fallback=lambda: self.choices.fallback,
+            secret=lambda credential: self.door.token.ours(credential),  # noqa: PLW0108  made later
+            trusted=lambda call: self.door.token.valid(call),  # noqa: PLW0108
+        )
+        self.line = Line(settings, plan.router, beside)
+        self.door = Door(self._rules(self.fleets.current), self._ask_origin, self.clock)
+        self.scopes = Scopes(
+            self.door.token, protect=settings.protect, tokens=self.door.rules.tokens
+        )
+        self.guard = Guard(portions.limits(settings), self._unbounded)
         self.made: Runtime | None = None
 
     def runtime(self) -> Runtime:
         """Everything."""
-        pipeline = self._pipeline()
-        door = Door(self._rules(), self._ask_origin, self.clock)
-        edge = Edge(door, pipeline, self.fleets, self._facts(door), self.clock)
+        edge = Edge(self.door, self.line.pipeline, self.fleets, self._facts(), self.clock)
         self.made = Runtime(
             settings=self.settings,
             clock=self.clock,
@@ -113,67 +137,126 @@ class _Builder:
             pools=self.pools,
             metrics=self.metrics,
             host=self.host,
-            pipeline=pipeline,
-            door=door,
+            pipeline=self.line.pipeline,
+            door=self.door,
+            scopes=self.scopes,
             edge=edge,
-            guard=Guard(self._limits(), self._unbounded),
+            guard=self.guard,
             boot=self.boot,
             store_kind=self.store_kind,
             problems=self.problems,
+            reload=self._reload(),
         )
         return self.made
 
-    # nodes and state
+    # other settings
 
-    def _fleet(self) -> Fleet:
-        settings = self.settings
+    def _reload(self) -> Reload | None:
+        if self.load is None:
+            return None
+        return Reload(self.settings, self.load, self._prepare, self.metrics.reload)
+
+    async def _prepare(self, settings: Settings) -> Callable[[], None]:
+        """What puts these settings in force. Raises ConfigError where they cannot hold."""
+        plan = self._plan(settings)
+        problems = list(plan.problems)
+        moved = plan.local.address != self.fleets.current.local.node.address
+        tls = partial(_tls, settings)
+        if moved and not problems and await leads_here(plan.local, self.boot, tls):
+            problems = [f"OLLAMA_LOCAL_ADDR: {plan.local.address} leads to this sidecar itself"]
+        if problems:
+            raise ConfigError(problems)
+        return partial(self._obey, settings, plan)
+
+    def _obey(self, settings: Settings, plan: _Plan) -> None:
+        """Every part goes by these from now on. Nothing here waits: a call sees all or nothing."""
+        self.settings = settings
+        # What the settings no longer say is no problem any more.
+        self.problems[:] = [one for one in self.problems if one not in self.faults]
+        self.faults = []
+        if self.made is not None:
+            self.made.settings = settings
+        before = self.fleets.current
+        local, *others = self._upstreams((plan.local, *plan.others), before.upstreams)
+        fleet = Fleet(before.mode, before.reason, local, tuple(others))
+        self.prober.obey(settings.health)
+        self.pools.obey(portions.times(settings))
+        self.line.obey(settings, plan.router)
+        self.guard.obey(portions.limits(settings))
+        self.door.obey(self._rules(fleet))
+        self.scopes.obey(protect=settings.protect, tokens=self.door.rules.tokens)
+        self.guard.forget_heads()
+        self.choices.obey(portions.overridable(settings))
+        self.fleets.replace(fleet)
+        self._settle()
+        self.pools.keep(one.node.id for one in fleet.upstreams)
+
+    def _plan(self, settings: Settings) -> _Plan:
+        problems = list(settings.faults)
         local = local_node(settings.server.node_id, settings.local.address, settings.num_parallel)
         others: tuple[Node, ...] = ()
         try:
             others = parse_nodes(settings.nodes.text)
         except ConfigError as error:
-            self.problems += error.problems
-        upstreams = tuple(self._upstream(node) for node in others)
+            problems += error.problems
+        others = tuple(one for one in others if one not in self.ourselves)
+        dice = random.Random()  # noqa: S311  spreads load, hides nothing
+        names = {"local", local.id, *(one.id for one in others)}
+        router = open_router(settings.routing, names, dice, problems)
+        return _Plan(local, others, router, problems)
+
+    # nodes and state
+
+    def _fleet(self, plan: _Plan) -> Fleet:
+        settings, others = self.settings, self._upstreams(plan.others)
         mode, reason = decide(
             distributed=settings.distributed,
             standalone=settings.standalone,
             choice=None,
-            known=bool(upstreams),
+            known=bool(others),
             answers=True,
         )
-        return Fleet(mode, reason, self._upstream(local), upstreams)
+        return Fleet(mode, reason, self._upstreams([plan.local])[0], others)
 
-    def _upstream(self, node: Node) -> Upstream:
-        settings = self.settings
-        return Upstream(node, health=settings.health, circuit=settings.circuit)
+    def _upstreams(
+        self, nodes: Sequence[Node], known: Sequence[Upstream] = ()
+    ) -> tuple[Upstream, ...]:
+        """Those that are known under the same id and at the same place, else new ones."""
+        found = {(one.node.id, one.node.place): one for one in known}
+        rules = self.settings
+        upstreams = []
+        for node in nodes:
+            upstream = found.get((node.id, node.place))
+            if upstream is None:
+                upstream = Upstream(node, health=rules.health, circuit=rules.circuit)
+            else:
+                upstream.declare(node)
+                upstream.obey(rules.health, rules.circuit)
+            upstreams.append(upstream)
+        return tuple(upstreams)
 
     def _state(self) -> tuple[Store, Events]:
         state = self.settings.state
+        self.store_kind = state.store.partition(":")[0]
+        store: Store
         try:
             store, bus = open_store(state.store, state.dir, self.clock), open_bus(state.store)
-            self.store_kind = state.store.partition(":")[0]
         except (ConfigError, StateError) as error:
             self.problems.append(error.text)
-            # Without a store nothing outlives this process; calls are answered all the same.
-            store, bus = open_store("memory", state.dir, self.clock), open_bus("memory")
-            self.store_kind = "memory"
+            # Calls are answered all the same; what has to outlive this process is refused.
+            store, bus = UnusableStore(error.text), open_bus("memory")
         return store, Events(bus, self.settings.server.node_id, self.clock)
-
-    def _overridable(self) -> Overridable:
-        settings = self.settings
-        return Overridable(settings.distributed, settings.standalone, settings.fallback)
 
     def _settle(self) -> None:
         if self.made is not None:
             self.made.settle()
 
     def _around(self) -> Around:
-        settings = self.settings
         return Around(
             clock=self.clock,
-            rules=settings.health,
+            rules=self.settings.health,
             backend=lambda upstream: BACKENDS[upstream.node.kind](
-                Client(upstream, lambda: _tls(settings))
+                Client(upstream, lambda: _tls(self.settings))
             ),
             lookup=Resolver(),
             dice=random.random,
@@ -187,6 +270,7 @@ class _Builder:
     def _found_ourselves(self, node_id: str) -> None:
         log.get(__name__).warning("this node is this sidecar itself; it is left out", node=node_id)
         fleet = self.fleets.current
+        self.ourselves |= {one.node for one in fleet.others if one.node.id == node_id}
         # An entry that leads back here would be asked in a circle.
         others = tuple(one for one in fleet.others if one.node.id != node_id)
         self.fleets.replace(Fleet(fleet.mode, fleet.reason, fleet.local, others))
@@ -202,159 +286,27 @@ class _Builder:
         now = self.clock.monotonic()
         return [(one.node.id, one.state_word(now)) for one in self.fleets.current.upstreams]
 
-    # the line
-
-    def _times(self) -> Times:
-        up = self.settings.upstream
-        alive = Alive(up.tcp_idle, up.tcp_interval, up.tcp_count, up.tcp_user_timeout)
-        return Times(up.connect_local, up.connect, up.connect_tls, up.keepalive_expiry, alive)
-
-    def _wire(self) -> Wire:
-        up = self.settings.upstream
-        return Wire(
-            pools=self.pools,
-            fleets=self.fleets,
-            clock=self.clock,
-            waits=Waits(
-                up.first_byte_meta,
-                up.first_byte_show,
-                up.first_byte,
-                up.first_byte_once,
-                up.write_idle,
-                up.idle,
-                up.total,
-            ),
-            node_id=self.settings.server.node_id,
-            suspect=self.prober.suspect,
-            refresh=lambda node_id: self.prober.refresh(node_id, models=True),
-            warmed=self.prober.warmed,
-            reread=self.prober.reread,
-            probe=self.prober.probe,
-            secret=self._is_secret,
-        )
-
-    def _is_secret(self, credential: bytes) -> bool:
-        return self.made is not None and self.made.door.token.ours(credential)
-
-    def _pipeline(self) -> Pipeline:
-        settings = self.settings
-        retry, queue, up = settings.retry, settings.queue, settings.upstream
-        budget = Budget(
-            Allowance(
-                retry.attempts,
-                retry.share,
-                retry.least,
-                up.replay_limit,
-                up.replay_total,
-                retry.backoff,
-                retry.backoff_max,
-            )
-        )
-        dice = random.Random()  # noqa: S311  spreads load, hides nothing
-        router = open_router(settings.routing, self.fleets.current, dice, self.problems)
-        hold = Hold(queue.hold, queue.per_key, queue.total)
-        admission = Admission(self.fleets, self.clock, hold, self.metrics.waiting)
-        ranked = Ranked(
-            self.wire, router, admission, budget, lambda: self.choices.fallback, self.metrics.retry
-        )
-        cache = Cache(
-            settings.cache,
-            self.fleets,
-            self.clock,
-            lambda: len(pipeline.running),
-            self.metrics.cache_holds,
-        )
-        self.metrics.refresh = cache.settle
-        pipeline = Pipeline(
-            Chains(self._responders(ranked, cache)),
-            ranked.rank,
-            Told(self._ended, self.metrics.running, cache.store, cache.keep),
-            budget,
-            self.clock,
-            ranked.begin,
-        )
-        return pipeline
-
-    def _responders(self, ranked: Ranked, cache: Cache) -> Responders:
-        wire, local, metrics = self.wire, self.local, self.metrics
-        return Responders(
-            ranked=ranked,
-            cached=Cached(
-                cache,
-                self.clock,
-                lambda: self.choices.fallback,
-                metrics.cache_hit,
-                metrics.cache_miss,
-            ),
-            local=local,
-            merged=Merged(self.fleets, local, self.settings.upstream.list_wait, active),
-            spread=Spread(wire, ranked, self._trusted),
-            follow=Follow(wire, local, ranked, self._trusted),
-        )
-
-    def _trusted(self, call: Call) -> bool:
-        return self.made is not None and self.made.door.token.valid(call)
-
-    def _ended(self, ended: Ended, kind: Kind) -> None:
-        log.request(ended)
-        self.metrics.ended(ended, kind)
-        if ended.fallback is not None:
-            self.metrics.fallback(ended.fallback)
-
     # the door
 
-    def _rules(self) -> Rules:
-        settings = self.settings
-        token = settings.admin_token
-        local = self.fleets.current.local.node
-        return Rules(
-            listeners=tuple(map(str, settings.server.listen)),
-            origins=settings.origins,
-            allowed_hosts=frozenset(settings.allowed_hosts),
-            node_hosts=frozenset(one.node.host for one in self.fleets.current.others),
-            trusted_proxies=settings.trusted_proxies,
-            protect=settings.protect,
-            admin_token=token.get_secret_value() if token is not None else None,
-            tokens=settings.jwt_secret is not None,
-            local_loopback=local.host in {"localhost", "::1"} or local.host.startswith("127."),
-            hostname=self.host.name,
-            machine=lambda: self.host.names | self.host.addresses,
-        )
+    def _rules(self, fleet: Fleet) -> Rules:
+        host = self.host
+        return portions.rules(self.settings, fleet, host.name, lambda: host.names | host.addresses)
 
-    def _facts(self, door: Door) -> Facts:
+    def _facts(self) -> Facts:
         return Facts(
             node_id=self.settings.server.node_id,
             paths=PATHS,
             prefixes=PREFIXES,
-            rights=lambda call: rights(call, self.settings.protect, door.token),
+            rights=lambda call: rights(call, self.settings.protect, self.door.token),
             nonce=self.boot.encode(),
         )
 
     async def _ask_origin(self, origin: bytes) -> Verdict:
         headers: list[Header] = [(b"Host", b"localhost"), (b"Origin", origin)]
         # As a browser would ask, under a name that stock always takes.
-        reply = await self.local.answer(ask.inner("OPTIONS", "/", headers), None)
+        reply = await self.line.local.answer(ask.inner("OPTIONS", "/", headers), None)
         await ask.whole(reply, _SMALL)
         return verdict(reply.status, reply.headers)
-
-    def _limits(self) -> Limits:
-        client, up = self.settings.client, self.settings.upstream
-        return Limits(
-            first_byte=client.first_byte,
-            header_deadline=client.header_deadline,
-            body=Upload(client.body_idle, client.body_min_rate, 10.0),
-            blob=Upload(client.blob_body_idle, client.blob_min_rate, 60.0),
-            body_total=client.body_total,
-            keepalive_idle=client.keepalive_idle,
-            write_stall=client.write_stall,
-            write_stall_once=client.write_stall_once,
-            connections=client.max_connections,
-            connections_per_address=client.max_per_address,
-            streams=client.max_streams,
-            sizes=Sizes(client.max_head, client.max_field, client.max_target, client.max_fields),
-            marks=(up.relay_high, min(up.relay_low, up.relay_high)),
-            buffered=up.relay_total,
-        )
 
     def _unbounded(self, address: str) -> bool:
         """Whether an address may have any number of connections: nodes, and listed proxies."""
@@ -373,7 +325,8 @@ def create_app(settings: Settings | None = None) -> Callable[..., object]:
 
     What only our own protocol class can do is listed in `docs/asgi.md`.
     """
-    runtime = build(settings or Settings.load())
+    load = Settings.load if settings is None else None
+    runtime = build(settings or Settings.load(), load=load)
     return application(runtime)
 
 
@@ -389,7 +342,6 @@ def application(runtime: Runtime) -> Callable[..., object]:
         finally:
             await loops.stop()
 
-    door = runtime.door
-    scopes = Scopes(door.token, protect=runtime.settings.protect, tokens=door.rules.tokens)
-    own = Starlette(routes=own_routes(door, scopes, runtime.parts()), lifespan=lifespan)
+    routes = own_routes(runtime.door, runtime.scopes, runtime.parts())
+    own = Starlette(routes=routes, lifespan=lifespan)
     return asgi.Application(own, runtime.edge)

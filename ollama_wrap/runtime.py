@@ -1,22 +1,31 @@
 """Runtime: the parts of a running sidecar, and the loops that keep them running."""
 
+import asyncio
 import math
+import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ollama_wrap import __version__
 from ollama_wrap.api.edge import Edge
 from ollama_wrap.api.guards import Door
+from ollama_wrap.api.plan import NONCE
+from ollama_wrap.api.scopes import Scopes
 from ollama_wrap.api.surface import About, Parts
+from ollama_wrap.backends.client import Client, Question
 from ollama_wrap.clock import Clock
 from ollama_wrap.cluster.choices import Choices
 from ollama_wrap.cluster.chronicle import Chronicle
 from ollama_wrap.cluster.events import Events
 from ollama_wrap.cluster.prober import Prober
+from ollama_wrap.cluster.resolver import Resolver, literal
 from ollama_wrap.config import Settings
-from ollama_wrap.errors import StateError
-from ollama_wrap.lifecycle import Loops
+from ollama_wrap.errors import StateError, UpstreamError
+from ollama_wrap.lifecycle import Loops, Reload
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.mode import decide
+from ollama_wrap.nodes.node import Node
+from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
 from ollama_wrap.observe.host import REFRESH_AFTER, Host
 from ollama_wrap.observe.metrics import Metrics
@@ -27,6 +36,8 @@ from ollama_wrap.wire.pools import Pools
 
 #: seconds after its last ping that a sidecar is thought to use us
 PEER = 30.0
+#: seconds within which a question that leads back here has come back
+SELF_TEST = 2.0
 
 
 @dataclass(slots=True)
@@ -45,6 +56,7 @@ class Runtime:
     host: Host
     pipeline: Pipeline
     door: Door
+    scopes: Scopes
     edge: Edge
     guard: Guard
     boot: str
@@ -52,6 +64,8 @@ class Runtime:
     store_kind: str
     #: settings that could not be used: the mode is local while there are any
     problems: list[str]
+    #: reads the settings anew; None: they were not read
+    reload: Reload | None = None
     #: takes no new calls; peers and load balancers are told
     draining: bool = False
     #: monotonic time of the last ping of another sidecar
@@ -95,11 +109,17 @@ class Runtime:
             ready=lambda: self.prober.first_round.is_set(),  # noqa: PLW0108  known once started
             draining=lambda: self.draining,
             pinged=self._pinged,
+            reload=self.reload,
         )
 
     def used_by_peers(self) -> bool:
         """Whether another sidecar may be sending calls here: it asked how we are of late."""
         return self.clock.monotonic() - self.pinged_at < PEER
+
+    def leave_to_others(self) -> None:
+        """New calls go to other nodes from now on, where one can take them."""
+        local, clock = self.fleets.current.local, self.clock
+        local.health = local.health.draining(on=True, now=clock.monotonic(), wall=clock.now())
 
     def _pinged(self) -> None:
         self.pinged_at = self.clock.monotonic()
@@ -111,7 +131,8 @@ class Runtime:
             await self.choices.load()
         except StateError as error:
             # Whether other nodes may be used is not known: the mode that does no harm.
-            self.problems.append(error.text)
+            if error.text not in self.problems:
+                self.problems.append(error.text)
             log.get(__name__).error("stored choices cannot be read", error=error.text)
         self.fleets.changed.subscribe(self.settle)
         self.settle()
@@ -141,3 +162,19 @@ class Runtime:
         )
         if (mode, reason) != (fleet.mode, fleet.reason):
             self.fleets.replace(Fleet(mode, reason, fleet.local, fleet.others))
+
+
+async def leads_here(node: Node, boot: str, tls: Callable[[], ssl.SSLContext]) -> bool:
+    """Whether questions to this node come to this process: one with a mark that only we know."""
+    upstream = Upstream(node)
+    question = Question("/api/version", 64 * 1024, SELF_TEST, headers=((NONCE, boot.encode()),))
+    client = Client(upstream, tls)
+    try:
+        async with asyncio.timeout(SELF_TEST):
+            upstream.addresses = literal(node.host) or await Resolver()(node.host)
+            answer = await client.ask(question)
+    except (UpstreamError, TimeoutError):
+        return False  # nobody is there yet, which is no loop
+    finally:
+        await client.close()
+    return answer.status == 508

@@ -8,7 +8,7 @@ from ollama_wrap.api import shapes
 from ollama_wrap.api.distributed import numbers
 from ollama_wrap.api.surface import Answer, Asked, Parts, Row, Scope, shown
 from ollama_wrap.call import Mode
-from ollama_wrap.errors import BadCall
+from ollama_wrap.errors import BadCall, CallerError, ConfigError
 from ollama_wrap.observe import log
 
 
@@ -37,6 +37,32 @@ async def fallback(parts: Parts, asked: Asked) -> Answer:
     return shown(changed)
 
 
+async def reload(parts: Parts, asked: Asked) -> Answer:
+    """All of the settings files holds when it is answered, or nothing of them."""
+    if asked.body.strip() not in (b"", b"{}"):
+        raise BadCall("send no body, or an empty object: what to read is known")
+    if parts.reload is None:
+        raise CallerError(
+            "the settings were given by the program that runs this; there is nothing to read anew",
+            status=409,
+            code="CONFLICT",
+        )
+    try:
+        anew = await parts.reload()
+    except ConfigError as error:
+        raise BadCall(
+            "the settings files cannot be used, nothing has changed: " + "; ".join(error.problems),
+            details={"problems": error.problems},
+        ) from error
+    return shown(
+        {
+            "changed": anew.changed,
+            "restart": anew.restart,
+            "warnings": anew.settings.warnings,
+        }
+    )
+
+
 async def stats(parts: Parts, _: Asked) -> Answer:
     fleet = parts.fleets.current
     held = shapes.held(fleet)
@@ -57,5 +83,6 @@ async def stats(parts: Parts, _: Asked) -> Answer:
 ROWS = (
     Row("POST", "/admin/mode", Scope.ADMIN, mode),
     Row("POST", "/admin/fallback", Scope.ADMIN, fallback),
+    Row("POST", "/admin/reload", Scope.ADMIN, reload),
     Row("GET", "/admin/stats", Scope.ADMIN, stats),
 )

@@ -13,6 +13,7 @@ from ollama_wrap.api.shapes import Fingerprint
 from ollama_wrap.call import Call
 from ollama_wrap.clock import Clock
 from ollama_wrap.cluster.choices import Choices
+from ollama_wrap.config import Anew
 from ollama_wrap.errors import BadCall
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.observe.metrics import Metrics
@@ -53,7 +54,7 @@ class Parts:
     """What the surfaces read and change.
 
     `ready`: the local Ollama was asked once. `draining`: the process takes no new calls.
-    `pinged()` is called when another sidecar has asked how we are.
+    `reload()` raises ConfigError. `pinged()` is called when another sidecar has asked how we are.
     """
 
     about: About
@@ -66,6 +67,8 @@ class Parts:
     ready: Callable[[], bool]
     draining: Callable[[], bool]
     pinged: Callable[[], None] = lambda: None
+    #: reads the settings anew; None: there is nothing to read
+    reload: Callable[[], Awaitable[Anew]] | None = None
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
 
 

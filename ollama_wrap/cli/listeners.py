@@ -1,12 +1,14 @@
 """Binds the addresses to listen on, or says in words why one is not to be had.
 
-An address is tried by connecting first. Must not know what will be served there.
+An address is tried by connecting first, but for sockets that a supervisor passed: those
+are bound already. Must not know what will be served there.
 """
 
 import errno
+import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ollama_wrap.cli.neighbour import Neighbour, neighbour
@@ -33,9 +35,13 @@ class Taken(Exception):
         self.by = by
 
 
+class Unfit(Exception):
+    """A socket that was passed cannot be served on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Sockets, bound and not listening yet, and the addresses with their real ports."""
+    """Sockets that are bound, and the addresses with their real ports."""
 
     sockets: tuple[socket.socket, ...]
     listen: tuple[Listen, ...]
@@ -43,6 +49,29 @@ class Bound:
     def close(self) -> None:
         for one in self.sockets:
             one.close()
+
+
+def adopt(files: Iterable[int]) -> Bound:
+    """Listen on files that were passed; another program bound them. Raises Unfit."""
+    sockets: list[socket.socket] = []
+    for number in files:
+        try:
+            sockets.append(_adopted(number))
+        except (OSError, Unfit) as error:
+            Bound(tuple(sockets), ()).close()
+            raise Unfit(f"the passed file {number} is no socket to serve on: {error}") from error
+    return Bound(tuple(sockets), tuple(Listen(*one.getsockname()[:2]) for one in sockets))
+
+
+def _adopted(number: int) -> socket.socket:
+    # It has no business in programs that we start.
+    os.set_inheritable(number, False)
+    made = socket.socket(fileno=number)
+    streams = made.family in (socket.AF_INET, socket.AF_INET6) and made.type == socket.SOCK_STREAM
+    if streams and made.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return made
+    made.close()
+    raise Unfit("TCP sockets that listen are served on, and no others")
 
 
 def bind(wanted: Sequence[Listen]) -> Bound:

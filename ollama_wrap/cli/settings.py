@@ -6,11 +6,12 @@ A test compares the two files with what is written here.
 from collections.abc import Iterator
 from inspect import getdoc
 from itertools import groupby
-from typing import Any
 
 from pydantic import SecretStr
 
 from ollama_wrap.config import Row, Settings, rows
+from ollama_wrap.config.anew import value_of
+from ollama_wrap.config.table import Trait
 
 _PAGE = """\
 # Settings
@@ -25,6 +26,10 @@ lists have commas. A variable that is empty is not set. A setting marked *file* 
 as the path of a file, in the variable with `_FILE` behind it. Names marked *shared* belong to other
 programs too: a value that cannot be used there is a warning. Those marked *unused* are read and
 shown, and nothing obeys them yet: the start names those that are set.
+
+SIGHUP and `POST /admin/reload` read the files anew (`.env`, both YAML files, and those that a
+`_FILE` names), never the environment, and all of it holds from then on, or nothing of it. Only what
+is marked *restart* waits for one; answer and log name it where it differs.
 
 Anything else that cannot be used ends the start with exit code 78, all of it at once. Only nodes,
 routes and the store never do: they are an error in the log, and the mode is `local`. A name that
@@ -57,7 +62,7 @@ def settings_page() -> str:
         lines.append("|---|---|---|---|")
         for row in members:
             default = f"`{row.default}`" if _literal(row) and row.default else row.default
-            lines.append(f"| {_names(row)} | `{_key(row)}` | {default} | {row.sentence} |")
+            lines.append(f"| {_names(row)} | `{row.key}` | {default} | {row.sentence} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -67,8 +72,8 @@ def in_force(settings: Settings) -> str:
     plain = Settings()
     lines: list[str] = []
     for row in rows(Settings):
-        value = _value(settings, row)
-        mark = " " if value == _value(plain, row) else "*"
+        value = value_of(settings, row)
+        mark = " " if value == value_of(plain, row) else "*"
         lines.append(f"{mark} {row.name}={_hidden(value) if row.secret else _text(value)}")
     return "\n".join(lines) + "\n"
 
@@ -88,23 +93,13 @@ def _names(row: Row) -> str:
         return f"`{name}`" + (" *shared*" if name in row.soft else "")
 
     marks = " *file*" * row.secret + " *unused*" * row.unused
+    marks += " *restart*" * (Trait.FIXED in row.traits)
     return "<br>".join(map(one, row.names)) + marks
-
-
-def _key(row: Row) -> str:
-    return ".".join(row.path).removesuffix(".text")
 
 
 def _literal(row: Row) -> bool:
     """Whether the default could be typed as it is written."""
     return " " not in row.default and row.default != "unset"
-
-
-def _value(settings: Settings, row: Row) -> object:
-    value: Any = settings
-    for key in row.path:
-        value = getattr(value, key)
-    return value
 
 
 def _hidden(value: object) -> str:

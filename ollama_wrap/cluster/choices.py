@@ -90,7 +90,8 @@ class Choices:
         """Stand above other settings; a choice over one that has changed holds no more."""
         before, self._settings = self._settings, settings
         for name in KEYS:
-            if before.text(name) != settings.text(name) and self._chosen.pop(name, None):
+            if name in self._chosen and before.text(name) != settings.text(name):
+                del self._chosen[name]
                 log.info("the choice of %s is dropped: its setting has changed", name)
                 tasks.start(self._forget(name), f"forget the choice of {name}")
 

@@ -39,12 +39,14 @@ class Server(Group):
         "127.0.0.1:11434",
         "Where to listen: a comma list in the forms that OLLAMA_HOST takes.",
         "OLLAMA_WRAP_LISTEN",
+        traits=Trait.FIXED,
     )
     api_listen: Listens | None = setting(
         None,
         "One more address to listen on.",
         "OLLAMA_WRAP_API_LISTEN",
         soft=("API_LISTEN",),
+        traits=Trait.FIXED,
     )
     node_id: NodeId = setting(
         "node",
@@ -52,6 +54,7 @@ class Server(Group):
         "OLLAMA_WRAP_NODE_ID",
         soft=("NODE_ID",),
         shown="the host name",
+        traits=Trait.FIXED,
     )
     drain: Seconds = setting("120s", "How long running streams may go on after SIGTERM.")
     lame_duck: Seconds = setting(
@@ -237,12 +240,13 @@ class State(Group):
         "ollama_wrap-state",
         "Folder for what outlives a restart; one process at a time.",
         shown="the platform's folder, ending in the listen port",
+        traits=Trait.FIXED,
     )
     store: Store = setting(
         "sqlite",
         "sqlite in the state folder, or memory; redis://... is not built yet: the mode is local.",
         "OLLAMA_WRAP_STORE",
-        traits=Trait.SECRET | Trait.GENTLE,
+        traits=Trait.SECRET | Trait.GENTLE | Trait.FIXED,
     )
 
 

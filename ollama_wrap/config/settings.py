@@ -19,6 +19,7 @@ from ollama_wrap.config.sources import Found, Given
 from ollama_wrap.config.table import Trait, rows, setting
 from ollama_wrap.config.values import (
     ExistingFile,
+    Listen,
     Lower,
     Names,
     Networks,
@@ -95,6 +96,7 @@ class Settings(BaseSettings):
         "ollama_wrap-config",
         "Where node.yaml (this host) and config.yaml (all hosts) are.",
         shown="the platform's folder",
+        traits=Trait.FIXED,
     )
     memory_limit: Size = setting(
         "1GiB", "Memory we may use, where no control group says less.", traits=Trait.UNUSED
@@ -130,15 +132,21 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(
-        cls, environ: Mapping[str, str] | None = None, env_file: str | Path | None = None
+        cls,
+        environ: Mapping[str, str] | None = None,
+        env_file: str | Path | None = None,
+        passed: tuple[Listen, ...] = (),
     ) -> Self:
-        """Read all sources; raises ConfigError with every problem there is."""
+        """Read all sources; raises ConfigError with every problem there is.
+
+        `passed`: sockets that listen already take the place of those that are set.
+        """
         table = tuple(rows(cls))
         found = sources.read(table, environ, env_file)
         own_id = Given(node_id_of(socket.gethostname()), "host name")
         found.given.setdefault(("server", "node_id"), []).append(own_id)
         plain = settle(cls, found, {row.path: row for row in table})
-        settings = plain.model_copy(update=_completion(plain, found))
+        settings = plain.model_copy(update=_completion(plain, found, passed))
         found.problems += _problems(settings)
         found.warnings += _warnings(settings, found)
         if found.problems:
@@ -158,10 +166,10 @@ class Settings(BaseSettings):
         return _closed(self.jwt_secret, "OLLAMA_JWT_SECRET", JWT_SECRET_LEAST)
 
 
-def _completion(settings: Settings, found: Found) -> dict[str, object]:
+def _completion(settings: Settings, found: Found, passed: tuple[Listen, ...]) -> dict[str, object]:
     """What hangs on other settings: all listeners, and the folders."""
     server, state = settings.server, settings.state
-    listen = tuple(dict.fromkeys(server.listen + (server.api_listen or ())))
+    listen = passed or tuple(dict.fromkeys(server.listen + (server.api_listen or ())))
     if ("state", "dir") not in found.given:
         folder = sources.state_folder(found.environ, listen[0].port)
         state = state.model_copy(update={"dir": folder})

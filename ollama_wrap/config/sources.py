@@ -7,7 +7,7 @@ value can be used is decided when the models are made.
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from ollama_wrap.config.table import PREFIX, Row, Trait
 ENV_FILE = PREFIX + "ENV_FILE"
 CONFIG_DIR = PREFIX + "CONFIG_DIR"
 APP = "ollama_wrap"
+#: sd_listen_fds(3): the first file that is passed
+FIRST_PASSED = 3
 # Read by the test-suite, or here before there is a row.
 _NO_ROWS = frozenset({ENV_FILE, PREFIX + "TEST_OLLAMA"})
 
@@ -116,6 +118,19 @@ def _variable(found: Found, row: Row, name: str, variables: Mapping[str, str], w
     except (OSError, UnicodeDecodeError) as error:
         found.reject(row, f"{name}_FILE={path!r}{where}: cannot be read: {error}")
         return ""
+
+
+def passed_files(environ: MutableMapping[str, str] | None = None) -> range:
+    """Numbers of the open files that a supervisor passed to this process, as systemd does.
+
+    What says so is taken out of the environment: a child must not take them for its own.
+    """
+    found = os.environ if environ is None else environ
+    told = [found.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")]
+    process, count = told[:2]
+    if process != str(os.getpid()) or not count.isdigit():
+        return range(0)
+    return range(FIRST_PASSED, FIRST_PASSED + int(count))
 
 
 def besides(table: Iterable[Row], environ: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -21,13 +21,15 @@ class Trait(Flag):
 
     A SECRET is never shown and can be given as `<name>_FILE`. A GENTLE one never refuses
     a start: a value that cannot be used is a fault, and the mode is `local`. An UNUSED one
-    is read and shown, and nothing obeys it: the start says so where it is given.
+    is read and shown, and nothing obeys it: the start says so where it is given. A FIXED
+    one holds as long as the process: a reload says that it waits for a restart.
     """
 
     PLAIN = 0
     SECRET = auto()
     GENTLE = auto()
     UNUSED = auto()
+    FIXED = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Row:
     @property
     def name(self) -> str:
         return self.names[0]
+
+    @property
+    def key(self) -> str:
+        """Its place in YAML, with dots."""
+        return ".".join(self.path).removesuffix(".text")
 
 
 def setting(

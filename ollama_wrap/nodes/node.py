@@ -72,6 +72,11 @@ class Node:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def place(self) -> tuple[object, ...]:
+        """What makes it this server and no other: what was learned holds as long as this."""
+        return self.scheme, self.host, self.port, self.prefix, self.kind, self.local
+
+    @property
     def address(self) -> str:
         """`http://host:port/prefix`, for people and for our own clients."""
         return f"{self.scheme}://{self.authority}{self.prefix}"

@@ -7,7 +7,7 @@ ranked as if there were none. It must not know how rules are written, nor how a
 body is changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -43,16 +43,21 @@ class _Choice:
     sight: Sight
 
 
-def open_router(settings: Settings, fleet: Fleet, dice: Random, problems: list[str]) -> Router:
-    """The router that the settings ask for; rules that cannot be read are added to `problems`."""
+def open_router(
+    settings: Settings, names: Collection[str], dice: Random, problems: list[str]
+) -> Router:
+    """The router that the settings ask for, where nodes have these `names`.
+
+    Rules that cannot be read are added to `problems`. Raises ConfigError.
+    """
     try:
         rules = parse_routes(settings.routes)
     except ConfigError as error:
         problems += error.problems
         rules = ()
     # A sidecar may still say that this is its second name.
-    named = {one.node for rule in rules for one in rule.endpoints if fleet.find(one.node) is None}
-    for node in sorted(named):
+    named = {one.node for rule in rules for one in rule.endpoints}
+    for node in sorted(named.difference(names)):
         log.get(__name__).warning(f"{VARIABLE}: no node is known as {node!r}")
     if not rules:
         return Router(settings.mode, settings.strategy, settings.digests, dice)

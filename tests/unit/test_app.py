@@ -14,6 +14,7 @@ from ollama_wrap import create_app, tasks
 from ollama_wrap.app import application, build
 from ollama_wrap.call import Mode
 from ollama_wrap.config import Settings
+from ollama_wrap.errors import StoreUnavailable
 from ollama_wrap.nodes.node import NodeKind
 from ollama_wrap.runtime import Runtime
 from ollama_wrap.state.memory import MemoryStore
@@ -56,7 +57,6 @@ def test_local_ollama_and_nodes_make_the_fleet() -> None:
     [
         {"nodes": {"text": "r1=ftp://h1"}},
         {"nodes": {"text": "r1=http://h1"}, "routing": {"routes": "gpt*=r1;weight=0"}},
-        {"state": {"store": "redis://nowhere"}},
     ],
 )
 def test_what_cannot_be_used_is_said_and_does_not_keep_it_from_starting(
@@ -66,7 +66,17 @@ def test_what_cannot_be_used_is_said_and_does_not_keep_it_from_starting(
 
     assert len(runtime.problems) == 1
     assert isinstance(runtime.store, MemoryStore)
-    assert runtime.store_kind == "memory"
+
+
+async def test_store_that_cannot_be_opened_takes_no_choice_that_a_restart_would_lose() -> None:
+    runtime = made(state={"store": "redis://nowhere"}, nodes={"text": "r1=http://h1"})
+    await runtime._load()
+
+    with pytest.raises(StoreUnavailable, match="OLLAMA_WRAP_STORE"):
+        await runtime.choices.choose_mode(Mode.DISTRIBUTED)
+
+    assert (runtime.store_kind, len(runtime.problems)) == ("redis", 1)
+    assert runtime.fleets.current.mode is Mode.LOCAL
 
 
 def test_store_of_the_settings_is_the_one_in_use(tmp_path: Path) -> None:

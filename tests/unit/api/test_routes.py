@@ -33,7 +33,6 @@ def test_every_path_is_known_to_the_edge() -> None:
         "/api/distributed/rebalance",
         "/api/distributed/migrate",
         "/api/distributed/replication/status",
-        "/admin/reload",
         "/admin/rebalance",
         "/api/v1/nodes",
         "/ws",

@@ -22,6 +22,7 @@ from tests.fakes.nodes import NOW, WALL, call, fill, fleet, key, upstream
 DOWN, SUSPECT, WARMING = NodeState.DOWN, NodeState.SUSPECT, NodeState.WARMING
 #: r1 first, then r2, and our own Ollama when neither can
 CHAIN = "gpt-4*=r1;model=m;priority=0|r2;model=n;priority=1|local;model=o;priority=2"
+NAMES = {"local", "tower", "r1", "r2"}
 TURNS = "gpt-4*=r1;model=m;weight=30|r2;model=n;weight=10"
 
 
@@ -34,7 +35,7 @@ def asked(model: str = "gpt-4", body: bytes | None = None, **fields: object) -> 
 def router(routes: str, **settings: str) -> Router:
     problems: list[str] = []
     made = Settings.model_validate({"routes": routes, **settings})
-    found = open_router(made, fleet(*three()), Random(1), problems)
+    found = open_router(made, NAMES, Random(1), problems)
     assert problems == []
     return found
 
@@ -71,7 +72,7 @@ def test_nothing_but_a_router_is_made_without_rules() -> None:
 def test_rules_that_cannot_be_read_are_a_problem_and_the_rest_is_made() -> None:
     problems = ["before"]
 
-    made = open_router(Settings(routes="a=r1;x=1,b"), fleet(*three()), Random(1), problems)
+    made = open_router(Settings(routes="a=r1;x=1,b"), NAMES, Random(1), problems)
 
     assert type(made) is Router
     assert [one.partition(":")[0] for one in problems[1:]] == ["OLLAMA_WRAP_ROUTES"] * 2
@@ -85,7 +86,7 @@ def test_node_that_nobody_knows_yet_is_said_and_no_problem(
     problems: list[str] = []
     settings = Settings(routes="a=r9|local|tower|r1,b=r9")
 
-    open_router(settings, fleet(*three()), Random(1), problems)
+    open_router(settings, NAMES, Random(1), problems)
 
     log.flush()
     said = capsys.readouterr().err
