@@ -14,7 +14,7 @@ RAW = ["garbage", "switch", "huge-header", "split-header", "bad-status", "two-le
 
 @pytest.mark.parametrize("raw", RAW)
 async def test_answer_that_is_no_http_is_asked_for_elsewhere(raw: str) -> None:
-    """Rows 27 and 28; nothing of it comes through."""
+    """S20, rows 27 and 28; nothing of it comes through."""
     async with cluster(PAIR) as one:
         one["r1"].on(route="/api/chat", raw=raw)
 
@@ -27,7 +27,7 @@ async def test_answer_that_is_no_http_is_asked_for_elsewhere(raw: str) -> None:
 
 @pytest.mark.parametrize("raw", RAW[:-1])
 async def test_answer_that_is_no_http_is_a_502_where_nobody_else_is(raw: str) -> None:
-    """Row 27."""
+    """S20, row 27."""
     async with cluster(ALONE) as one:
         one["r1"].on(route="/api/chat", raw=raw)
 

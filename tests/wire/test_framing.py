@@ -61,6 +61,7 @@ BROKEN |= {
 
 @pytest.mark.parametrize("raw, status", BROKEN.values(), ids=BROKEN)
 async def test_broken_request_is_refused_and_nobody_is_asked(raw: bytes, status: int) -> None:
+    """S01 to S08, S10, S11, S13, S14, S16."""
     async with Node(answering(OK)) as node, sidecar(node.port) as one:
         async with asyncio.timeout(1):
             got = await talk(one.port, raw + b"0123" + SMUGGLED)
@@ -73,6 +74,7 @@ async def test_broken_request_is_refused_and_nobody_is_asked(raw: bytes, status:
 
 @pytest.mark.parametrize("raw", ACCEPTED.values(), ids=ACCEPTED)
 async def test_odd_request_is_passed_with_its_target(raw: bytes) -> None:
+    """S10 to S13, S16, S17, S19."""
     recorder = Recorder(b"\r\n\r\n")
     body = b"abc" if b"Content-Length: 3\r" in raw else b""
     if b"9999" in raw:
@@ -103,6 +105,7 @@ async def test_odd_request_is_passed_with_its_target(raw: bytes) -> None:
     ids=lambda target: "S12-" + target.decode("latin-1"),
 )
 async def test_unclean_path_is_never_ours_and_passes_as_it_came(target: bytes) -> None:
+    """S12."""
     recorder = Recorder(b"\r\n\r\n")
     async with Node(recorder) as node, sidecar(node.port) as one, client(one.port) as peer:
         await peer.send(b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -112,6 +115,7 @@ async def test_unclean_path_is_never_ours_and_passes_as_it_came(target: bytes) -
 
 
 async def test_absolute_target_with_our_host_is_its_path() -> None:
+    """S11."""
     recorder = Recorder(b"\r\n\r\n")
     async with Node(recorder) as node, sidecar(node.port) as one, client(one.port) as peer:
         await peer.send(b"GET http://127.0.0.1/api/x?y HTTP/1.1\r\n" + HOST + b"\r\n")
@@ -121,6 +125,7 @@ async def test_absolute_target_with_our_host_is_its_path() -> None:
 
 
 async def test_trailers_of_a_client_are_dropped() -> None:
+    """S09."""
     recorder = Recorder(b"}")
     trailers = b"Host: evil\r\nContent-Length: 99\r\nAuthorization: Bearer x\r\n"
     chunked = post("/api/show", b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
@@ -139,6 +144,7 @@ async def test_trailers_of_a_client_are_dropped() -> None:
 async def test_wish_for_another_protocol_is_ignored_and_the_body_is_whole(
     upgrade: bytes, later: bool, body: bytes
 ) -> None:
+    """S15."""
     recorder = Recorder(body)
     wish = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: " + upgrade, b"HTTP2-Settings: AA")
     raw = post("/api/show", body, *wish)
@@ -161,6 +167,7 @@ async def test_wish_for_another_protocol_is_ignored_and_the_body_is_whole(
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD", b"DELETE"], ids=lambda m: f"S19-{m.decode()}")
 async def test_body_of_an_unlikely_method_is_never_a_request(method: bytes) -> None:
+    """S19."""
     recorder = Recorder(SMUGGLED, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     raw = post("/api/x", SMUGGLED).replace(b"POST", method, 1)
     async with Node(recorder) as node, sidecar(node.port) as one, client(one.port) as peer:
@@ -173,6 +180,7 @@ async def test_body_of_an_unlikely_method_is_never_a_request(method: bytes) -> N
 
 
 async def test_fields_with_underscores_pass_and_mean_nothing() -> None:
+    """S17."""
     recorder = Recorder(b"\r\n\r\n")
     raw = get("/x", b"Content_Length: 50", b"X_Forwarded_For: 1.2.3.4")
     async with Node(recorder) as node, sidecar(node.port) as one, client(one.port) as peer:
@@ -188,6 +196,7 @@ EXPECTS = (b"Expect: 100-continue",)
 
 
 async def test_continue_is_sent_when_the_body_is_wanted_and_not_forwarded() -> None:
+    """S16."""
     recorder = Recorder(b"}")
     raw = post("/api/show", b'{"model":"a"}', *EXPECTS)
     at = raw.index(b"{")
@@ -207,6 +216,7 @@ async def test_continue_is_sent_when_the_body_is_wanted_and_not_forwarded() -> N
     ids=["S16-origin", "S16-host"],
 )
 async def test_refused_request_gets_its_status_without_a_continue(fields: tuple[bytes]) -> None:
+    """S16."""
     raw = post("/api/generate", b"x" * 100, *EXPECTS, *fields)
     if b"Host" in fields[0]:
         raw = raw.replace(HOST, b"", 1)
@@ -273,6 +283,7 @@ async def test_long_head_byte_by_byte_costs_little() -> None:
     ids=["S35-depth", "S35-digits", "S35-bytes", "S35-cut"],
 )
 async def test_body_that_cannot_be_read_is_stock_s_to_refuse(raw: bytes) -> None:
+    """S35."""
     refusal = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 4\r\n\r\nno!!"
     recorder = Recorder(raw, refusal)
     async with Node(recorder) as node, sidecar(node.port) as one, client(one.port) as peer:

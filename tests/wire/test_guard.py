@@ -81,6 +81,7 @@ def answer(exchange: Exchange, body: bytes = b"hi") -> None:
 
 
 async def test_silent_connection_is_closed_without_a_word() -> None:
+    """S69."""
     async with stand() as one, client(one.port) as peer:
         await one.connected()
         one.pass_by(9.5)
@@ -91,6 +92,7 @@ async def test_silent_connection_is_closed_without_a_word() -> None:
 
 
 async def test_head_has_an_absolute_deadline() -> None:
+    """S69."""
     async with stand() as one, client(one.port) as peer:
         await peer.send(b"GET / HT")
         await until(lambda: any(each.receiving for each in one.guard.connections))
@@ -155,6 +157,7 @@ async def uploading(one: Stand, peer: Peer, *, pace: Pace = Pace.BRIEF) -> Inbou
 
 @pytest.mark.parametrize("pace, seconds", [(Pace.BRIEF, 30.0), (Pace.BULK, 60.0)])
 async def test_body_that_stops_is_a_408(pace: Pace, seconds: float) -> None:
+    """S69."""
     limits = replace(CALM, body=Upload(30.0, 0, 90.0), blob=Upload(60.0, 0, 90.0))
     async with stand(limits) as one, client(one.port) as peer:
         await uploading(one, peer, pace=pace)
@@ -168,6 +171,7 @@ async def test_body_that_stops_is_a_408(pace: Pace, seconds: float) -> None:
 
 @pytest.mark.parametrize("pace, seconds", [(Pace.BRIEF, 10.0), (Pace.BULK, 60.0)])
 async def test_body_that_drips_is_a_408(pace: Pace, seconds: float) -> None:
+    """S69."""
     limits = replace(CALM, body=Upload(1000.0, 1024, 10.0), blob=Upload(1000.0, 1024, 60.0))
     async with stand(limits) as one, client(one.port) as peer:
         exchange = await uploading(one, peer, pace=pace)
@@ -254,6 +258,7 @@ async def stalled(one: Stand, peer: Peer, *, pace: Pace = Pace.LONG) -> Exchange
 
 @pytest.mark.parametrize("pace, seconds", [(Pace.LONG, 60.0), (Pace.BULK, 600.0)])
 async def test_reader_that_takes_nothing_is_cut_off(pace: Pace, seconds: float) -> None:
+    """S69."""
     async with stand() as one, client(one.port, window=4096) as peer:
         await stalled(one, peer, pace=pace)
         one.pass_by(seconds - 1.0)
@@ -346,6 +351,7 @@ async def test_one_connection_too_many_is_turned_away() -> None:
 
 
 async def test_one_request_too_many_is_turned_away_before_its_body_is_read() -> None:
+    """S16."""
     async with stand(replace(CALM, streams=1)) as one, client(one.port) as peer:
         await peer.send(get("/x"))
         await until(lambda: len(one.exchanges) == 1)

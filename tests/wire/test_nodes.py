@@ -67,6 +67,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("reply", BROKEN.values(), ids=BROKEN)
 async def test_reply_that_is_not_http_becomes_an_honest_error(reply: bytes) -> None:
+    """S20."""
     async with Node(once(reply)) as node, sidecar(node.port) as one:
         got = await parsed(await talk(one.port, get("/x", b"Connection: close")))
 

@@ -145,6 +145,7 @@ def resident() -> int:
 
 
 async def test_body_above_the_replay_limit_is_streamed_whole_to_one_node() -> None:
+    """S71."""
     receiver = Receiver(3 * MIB)
     body = b'{"model":"tiny","prompt":"' + b"x" * (3 * MIB - 28) + b'"}'
     settings = {"upstream": {"replay_limit": MIB}}
