@@ -85,6 +85,9 @@ class Circuit(Struct, frozen=True):
                 window=self._counted(now, times, 0),
                 rules=self.rules,
             )
+        # A call from before it opened, such as a long stream, is no trial.
+        if now < self.retry_at and not self.trying:
+            return self
         if self.oks + 1 < self.rules.successes:
             return replace(self, oks=self.oks + 1, fails=0, trying=False)
         return Circuit(trips=self.trips, closed=now, rules=self.rules)

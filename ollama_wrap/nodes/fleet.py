@@ -52,11 +52,13 @@ class Fleet:
         """Other nodes that may be asked although their circuits are open.
 
         At most half of the others, and at least one, may be left out at a time:
-        those whose circuits opened first.
+        those whose circuits opened first. Those of which nothing is known yet do not
+        count as others.
         """
+        known = sum(one.state is not NodeState.JOINING for one in self.others)
         ejected = [one for one in self.others if one.obstacle(now) == "circuit-open"]
         ejected.sort(key=lambda one: one.circuit.opened)
-        return ejected[max(1, len(self.others) // 2) :]
+        return ejected[max(1, known // 2) :]
 
 
 class Fleets:

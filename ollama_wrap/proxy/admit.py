@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from ollama_wrap.call import Call, Mode, Priority
+from ollama_wrap.call import Call, Kind, Mode, Priority
 from ollama_wrap.clock import Clock
 from ollama_wrap.errors import Overloaded
 from ollama_wrap.nodes.fleet import Fleets
@@ -115,6 +115,7 @@ class Admission:
     def _may_wait(self, call: Call, ranking: Ranking) -> bool:
         return (
             ranking.holdable
+            and call.kind is Kind.INFER
             and call.mode is Mode.DISTRIBUTED
             and not call.hop
             and self.hold.seconds > 0

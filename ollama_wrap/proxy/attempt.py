@@ -142,6 +142,8 @@ class Attempt:
         if held and answer.status in outcome.DOUBTFUL and not self._of_cloud():
             body = await answer.peek(_ERROR_BODY)
             verdict = outcome.of_answer(call.kind, answer.status, answer.headers, body)
+            if answer.status == 500 and verdict is outcome.SERVED:
+                self._wire.strange.say(self.upstream.node.id, body)
         self.reply = self._reply(answer)
         return verdict
 
@@ -280,12 +282,10 @@ class Attempt:
                 await limits.taken(answer, what, self._wire.waits.write, may_move)
             limit, hard = self._wire.waits.of(self.call, self.upstream)
             if limit:
-                await limits.uploaded(self._upload, what)
-                await asyncio.wait((what,), timeout=limit)
+                await limits.within(limit, what, self._upload)
                 if not what.done() and (hard or (may_move is not None and may_move())):
                     answer.close()
-                    msg = f"no answer within {limit:g} s"
-                    raise UpstreamTimeout(msg)
+                    raise UpstreamTimeout(f"no answer within {limit:g} s")
             await what
         finally:
             self._watch(None)
@@ -391,7 +391,9 @@ class Attempt:
             return
         clock, upstream = self._wire.clock, self.upstream
         now = clock.monotonic()
-        upstream.record(end.verdict, self.key, now, clock.now())
+        # That a model can be shown says nothing of running it.
+        key = self.key if self.call.kind is Kind.INFER else None
+        upstream.record(end.verdict, key, now, clock.now())
         if end.saturated:
             upstream.saturated(now)
         if end is outcome.NO_ROUTE:

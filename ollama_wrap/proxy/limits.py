@@ -15,6 +15,8 @@ from ollama_wrap.wire.answer import Answer
 
 #: A gap is looked for so often within the time that it may take.
 _LOOKS = 4
+#: Seconds between two looks at what a node has taken of a long request.
+_LOOK = 0.25
 #: Bytes of a request that a node may be slow to take.
 LARGE = 64 * 1024
 
@@ -62,13 +64,26 @@ async def taken(
 
     Raises UpstreamTimeout where it takes nothing for so long and another could.
     """
-    left = answer.unsent if seconds else 0
+    clock = asyncio.get_running_loop().time
+    left, since = answer.unsent if seconds else 0, clock()
+    # Often, so that a limit which begins when the last byte is sent begins then.
     while left > LARGE and not what.done():
-        await asyncio.wait((what,), timeout=seconds)
+        await asyncio.wait((what,), timeout=min(_LOOK, seconds / _LOOKS))
         before, left = left, answer.unsent
-        if left == before and not what.done() and may_move():
+        if left != before:
+            since = clock()
+        elif clock() - since >= seconds and not what.done() and may_move():
             answer.close()
             raise UpstreamTimeout(f"it took nothing of the request for {seconds:g} s")
+
+
+async def within(
+    seconds: float, what: "asyncio.Future[None]", upload: "asyncio.Task[None] | None"
+) -> None:
+    """Come back when `what` is done, or so many seconds after the last byte of an upload."""
+    if upload is not None:
+        await asyncio.wait((upload, what), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((what,), timeout=seconds)
 
 
 class Patience:

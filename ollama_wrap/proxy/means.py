@@ -7,6 +7,7 @@ from ollama_wrap.clock import Clock
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.proxy.limits import Waits
 from ollama_wrap.proxy.overlap import Overlap
+from ollama_wrap.proxy.strange import Strange
 from ollama_wrap.wire.pools import Pools
 
 
@@ -32,3 +33,7 @@ class Wire:
     #: whether a credential is a token or key of ours
     secret: Callable[[bytes], bool]
     overlap: Overlap = field(default_factory=Overlap)
+    strange: Strange = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.strange = Strange(self.clock)

@@ -80,6 +80,23 @@ async def test_second_failure_of_an_engine_leaves_the_model_alone_there() -> Non
         assert one.asked("/api/chat") == {"r1": 2, "r2": 3}
 
 
+async def test_model_that_can_be_shown_is_left_alone_all_the_same() -> None:
+    """Rows 2 and 3: a show runs nothing."""
+    async with cluster(PAIR) as one:
+        one["r1"].on(route="/api/chat", failure="bad-magic", times=2)
+        await one.chat("big")
+        await one.chat("big")
+        there = [("X-Ollama-Force-Distributed", "r1")]
+        assert (await one.post("/api/show", there, model="big")).status == 200
+        assert (await one.get("/v1/models/big", there)).status == 200
+
+        reply = await one.chat("big")
+
+        assert (one.asked("/api/show"), one.asked("/v1/models/big")) == ({"r1": 1}, {"r1": 1})
+        assert told(reply)[:2] == (200, "r2")
+        assert one.upstream("r1").cooling(BIG, one.runtime.clock.monotonic())
+
+
 async def test_failure_of_an_engine_that_nobody_replaces_is_stock_s_own_answer() -> None:
     """Row 3."""
     async with cluster(ALONE) as one:
@@ -104,6 +121,8 @@ async def test_error_that_a_request_earned_is_the_answer_and_blames_nobody(statu
         assert [told(reply) for reply in replies] == [(status, "r1", None, None)] * 3
         assert replies[0].body == body.encode()
         assert not one.upstream("r1").cooling(BIG, one.runtime.clock.monotonic())
+        said = one.lines("a node failed with a text that is not known: nothing follows from it")
+        assert [line["node"] for line in said] == ["r1"] * (status == 500)
 
 
 # ---------------------------------------------------------------- busy

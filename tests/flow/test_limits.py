@@ -1,14 +1,15 @@
 """Limits of time and of retries, and what flow control holds back."""
 
 import asyncio
+import hashlib
 import json
 from typing import Any
 
 import pytest
 
 from ollama_wrap.nodes.health import NodeState
-from tests.fakes.cluster import cluster, host
-from tests.fakes.raw_http import request_bytes
+from tests.fakes.cluster import Cluster, cluster, host
+from tests.fakes.raw_http import RawReply, request_bytes
 from tests.flow.rows import ALONE, PAIR, told
 
 
@@ -178,3 +179,40 @@ async def test_node_that_takes_no_bytes_is_left_for_another() -> None:
         reply = await one.chat("big", messages=[{"role": "user", "content": text}])
 
         assert told(reply) == (200, "r2", "timeout", "r1:timeout, r2:served")
+
+
+async def sent_in_two(one: Cluster, request: bytes) -> RawReply:
+    """The reply to a request whose last bytes come late."""
+    async with one.open(request[:-100]) as talk:
+        await asyncio.sleep(0.5)
+        talk.writer.write(request[-100:])
+        return await talk.reply()
+
+
+async def test_limit_for_the_first_byte_begins_when_the_last_of_an_upload_is_sent() -> None:
+    limits = {"first_byte": 0.3, "first_byte_once": 0.3, "replay_limit": 1000}
+    async with cluster(ALONE, upstream=limits) as one:
+        body = b"x" * 100_000
+        blob = f"/api/blobs/sha256:{hashlib.sha256(body).hexdigest()}"
+        chat = STREAM[:-1] + b', "stream":false, "pad":"' + body + b'"}'
+
+        long = await sent_in_two(one, request_bytes("POST", "/api/chat", chat))
+        upload = await sent_in_two(one, request_bytes("POST", blob, body))
+
+        assert told(long) == (200, "r1", None, None)
+        assert upload.status == 201
+
+
+async def test_limit_that_passes_after_an_upload_ends_it_and_says_what_is_known() -> None:
+    """Of what may have changed something, that nobody knows; of a question, that it is late."""
+    limits = {"first_byte": 0.2, "first_byte_once": 0.2, "replay_limit": 1000}
+    async with cluster(ALONE, upstream=limits) as one:
+        one["r1"].on(route="/api/chat", prompt_delay=9.0)
+        one.local.on(route="/api/create", delay=9.0)
+        chat = STREAM[:-1] + b', "pad":"' + b"x" * 100_000 + b'"}'
+
+        late = await one.ask("POST", "/api/chat", chat)
+        unknown = await one.post("/api/create", model="new", files={}, pad="x" * 100_000)
+
+        assert (late.status, unknown.status) == (504, 502)
+        assert b"gave no answer within 0.2 s: outcome unknown" in unknown.body

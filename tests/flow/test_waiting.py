@@ -104,6 +104,36 @@ async def test_nobody_waits_here_in_standalone() -> None:
         assert {(await reply).status for reply in calls} == {200}
 
 
+async def test_show_does_not_wait_for_a_place() -> None:
+    async with cluster(DECLARED) as one:
+        slow(one, 0.5, "r1", "r2")
+        running = await fill(one)
+
+        shown = await one.post("/api/show", model="big")
+
+        assert shown.status == 200
+        assert not any(task.done() for task in running)
+        await asyncio.gather(*running)
+
+
+async def test_low_priority_waits_behind_the_others() -> None:
+    async with cluster(DECLARED) as one:
+        slow(one, 0.2, "r1", "r2")
+        running = await fill(one)
+        order: list[str] = []
+        for name, headers in (("low", {"X_Ollama_Priority": "low"}), ("usual", {}), ("more", {})):
+            task = chat(one, caller=name, **headers)
+            task.set_name(name)
+            task.add_done_callback(lambda done: order.append(done.get_name()))
+            running.append(task)
+            await one.until(lambda: waiting(one) == len(running) - 2)
+
+        await asyncio.gather(*running)
+
+        assert order[2] == "low"
+        assert sorted(order[:2]) == ["more", "usual"]
+
+
 async def test_call_of_another_sidecar_does_not_wait_here() -> None:
     hosts = {"local": host("big"), "r1": host("big", entry="slots=1")}
     async with cluster(hosts, num_parallel=1) as one:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ollama_wrap.call import Call
+from ollama_wrap.call import Call, Kind
 from ollama_wrap.errors import AttemptsFailed, BadReply, UpstreamTimeout
 from ollama_wrap.proxy.attempt import Attempt
 
@@ -18,7 +18,9 @@ def failed(call: Call, attempts: Sequence[Attempt]) -> AttemptsFailed:
     node = last.upstream.node
     who = f"Ollama at {node.address}" if node.local else f"node {node.id}"
     if status == 502 and not call.repeatable and last.sent:
-        text = f"{who} ended the connection before it answered: outcome unknown"
+        late = isinstance(last.broken, UpstreamTimeout)
+        why = f"gave {last.broken}" if late else "ended the connection before it answered"
+        text = f"{who} {why}: outcome unknown"
     else:
         text = f"{who} does not answer: {last.broken or last.outcome.word}"
     return AttemptsFailed(text, words, status=status)
@@ -28,6 +30,8 @@ def _status(call: Call, last: Attempt) -> int:
     error = last.broken
     if isinstance(error, BadReply):
         return 502
-    if isinstance(error, UpstreamTimeout) and last.sent:
+    # What changes something may have been done; only of a question it is known that it is late.
+    question = call.repeatable or call.kind is Kind.INFER
+    if isinstance(error, UpstreamTimeout) and last.sent and question:
         return 504
     return 502 if not call.repeatable and last.sent else 503

@@ -158,6 +158,10 @@ class Ranked:
         if trail.attempts:
             self._retried(trail.attempts[-1].outcome.word)
         upstream = candidate.upstream
+        if candidate.reason == "last-gasp":
+            self._wire.suspect(
+                upstream.node.id
+            )  # one that sleeps is probed seldom: now it is needed
         trail.first = trail.first or upstream.node.id
         trail.tried.add(upstream.node.id)
         asked = call

@@ -93,6 +93,15 @@ def test_two_successes_close_it() -> None:
     assert once.succeeded(12.0).state(12.0) is CircuitState.CLOSED
 
 
+def test_call_from_before_it_opened_does_not_close_it() -> None:
+    opened = failing(Circuit(), 3)
+
+    assert opened.succeeded(1.0).succeeded(2.0) is opened
+    # A trial is one, also where nobody else was left and it came early.
+    early = opened.tried().succeeded(1.0).tried().succeeded(2.0)
+    assert early.state(2.0) is CircuitState.CLOSED
+
+
 def test_failed_trial_doubles_the_time_up_to_five_minutes() -> None:
     circuit, at, spans = failing(Circuit(), 3), 0.0, []
     for _ in range(7):

@@ -64,6 +64,13 @@ def test_at_most_half_of_the_others_are_left_out(others: int, ejected: int, spar
     assert list(kept) == nodes[ejected - spared : ejected]
 
 
+def test_nodes_that_nobody_knows_yet_do_not_count_as_others() -> None:
+    known = [eject(upstream(f"r{n}=h{n}"), NOW + n) for n in range(2)]
+    joining = [upstream(f"j{n}=j{n}", state=NodeState.JOINING) for n in range(2)]
+
+    assert list(fleet(upstream("local"), *known, *joining).spared(NOW + 2.0)) == [known[1]]
+
+
 def test_nodes_that_are_down_do_not_count_as_left_out() -> None:
     down, ejected = upstream("r1=h1", state=NodeState.DOWN), eject(upstream("r2=h2"))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ollama_wrap.call import Call, Mode, Priority
+from ollama_wrap.call import Call, Kind, Mode, Priority
 from ollama_wrap.errors import Overloaded
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
@@ -45,7 +45,7 @@ class Bench:
         self, caller: str = "a", model: str = "m", tried: Collection[str] = (), **fields: object
     ) -> "asyncio.Task[Place]":
         asked = call(model)
-        asked.caller = caller
+        asked.caller, asked.kind = caller, Kind.INFER
         for name, value in fields.items():
             setattr(asked, name, value)
         return asyncio.ensure_future(self.place(asked, model, tried))
@@ -101,7 +101,7 @@ async def test_call_waits_for_the_first_that_is_free() -> None:
     assert (len(bench.admission), bench.told) == (0, [1, -1])
 
 
-REASONS = [{"mode": Mode.STANDALONE}, {"mode": Mode.LOCAL}, {"hop": True}]
+REASONS = [{"mode": Mode.STANDALONE}, {"mode": Mode.LOCAL}, {"hop": True}, {"kind": Kind.FOLLOW}]
 
 
 @pytest.mark.parametrize("fields", REASONS)

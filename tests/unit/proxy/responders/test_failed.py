@@ -37,6 +37,7 @@ def attempt(node: str, end: Outcome, error: UpstreamError, *, sent: bool | None 
         (StreamBroken("reset"), False, True, 502),
         (BadReply("garbage"), True, True, 502),
         (UpstreamTimeout("late"), True, True, 504),
+        (UpstreamTimeout("late"), False, True, 502),
         (UpstreamTimeout("no connection"), True, False, 503),
     ],
 )
