@@ -114,7 +114,7 @@ def _of_clients(
             found.append(f"{asked.mark} never ended")
         if asked.good and not at and asked.reply.header("x-ollama-cached-response") is None:
             found.append(f"{asked.mark} was answered, and no node was asked")
-        if asked.good and sum(other.end == "served" for other in at) > 1:
+        if asked.good and sum((other.end, other.status) == ("served", 200) for other in at) > 1:
             found.append(f"{asked.mark} was served more than once")
         for other in at:
             left = max(asked.ended, thawed.get(other.node, 0.0))

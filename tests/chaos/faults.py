@@ -97,6 +97,8 @@ class FaultProxy:
         self._links.add(link)
         try:
             await link.run(self._target)
+        except asyncio.CancelledError:
+            pass  # only the end of the proxy cancels
         finally:
             self._links.discard(link)
 

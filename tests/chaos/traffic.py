@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import json
 import re
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -165,9 +167,16 @@ class Client:
         *,
         headers: Iterable[tuple[str, str]] = (),
         words: str = WORDS,
+        mark: str = "",
+        rough: bool = False,
     ) -> Told:
-        """One request on a connection of its own, to its end; errors are noted in it."""
-        told = Told(f"#q{next(_numbers)}", form, model or self._model, time.time(), words=words)
+        """One request on a connection of its own, to its end; errors are noted in it.
+
+        `mark`: that of an earlier request, which is asked again. `rough`: a client that leaves
+        resets its connection.
+        """
+        mark = mark or f"#q{next(_numbers)}"
+        told = Told(mark, form, model or self._model, time.time(), words=words)
         self.told.append(told)
         request = request_bytes(
             "POST", form.path, form.body(told.model, told.mark), [*headers, ("Connection", "close")]
@@ -175,6 +184,9 @@ class Client:
         try:
             async with asyncio.timeout(PATIENCE):
                 reader, writer = await asyncio.open_connection("127.0.0.1", self._port())
+                if rough:
+                    sock = writer.get_extra_info("socket")
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 try:
                     writer.write(request)
                     await self._read(told, reader)
