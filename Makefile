@@ -27,6 +27,7 @@ check: .venv/.dev  ## format, lint, types, imports, the house rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/bandit -q -ll -c pyproject.toml -r ollama_wrap
+	$(BIN)/bandit -q -ll -c pyproject.toml -r ollama_wrap
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q tests/test_house.py
 
