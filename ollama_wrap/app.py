@@ -177,7 +177,8 @@ class _Builder:
         if self.made is not None:
             self.made.settings = settings
         before = self.fleets.current
-        local, *others = self._upstreams((plan.local, *plan.others), before.upstreams)
+        known = (*before.upstreams, *self.fleets.leaving)
+        local, *others = self._upstreams((plan.local, *plan.others), known)
         fleet = Fleet(before.mode, before.reason, local, tuple(others))
         self.prober.obey(settings.health)
         self.pools.obey(portions.times(settings))

@@ -48,6 +48,8 @@ class Prober:
         self._woke = woke
         self._fleet: Fleet | None = None
         self._watches: dict[str, Watch] = {}
+        #: of nodes that have left, while calls of ours are there
+        self._parting: dict[Upstream, Watch] = {}
         self._loops: list[asyncio.Task[None]] = []
         self.first_round = asyncio.Event()
 
@@ -65,7 +67,7 @@ class Prober:
         """Ask no more, and write down what was seen."""
         self._fleets.changed.unsubscribe(self._follow)
         await tasks.stop(*self._loops)
-        for watch in self._watches.values():
+        for watch in (*self._watches.values(), *self._parting.values()):
             await watch.stop()
             watch.remember()
         await self._sightings.save()
@@ -112,15 +114,21 @@ class Prober:
         return frozenset(watch.flags if watch is not None else ())
 
     def _follow(self) -> None:
-        fleet = self._fleets.current
-        if fleet is self._fleet:
+        fleet, leaving = self._fleets.current, self._fleets.leaving
+        if fleet is self._fleet and len(leaving) == len(self._parting):
             return
         self._fleet = fleet
         asked = {one.node.id: one for one in _asked(fleet)}
         for node_id, watch in list(self._watches.items()):
             if asked.get(node_id) is not watch.upstream:
-                del self._watches[node_id]
-                tasks.start(watch.stop(), f"leave {node_id}")
+                self._parting[watch.upstream] = self._watches.pop(node_id)
+        # While a call is at a node that has left, somebody has to notice if the node goes away.
+        for upstream, watch in list(self._parting.items()):
+            if asked.get(upstream.node.id) is upstream:
+                self._watches[upstream.node.id] = self._parting.pop(upstream)
+            elif upstream not in leaving:
+                del self._parting[upstream]
+                tasks.start(watch.stop(), f"leave {upstream.node.id}")
         for node_id, upstream in asked.items():
             if node_id not in self._watches:
                 self._recall(upstream)
