@@ -65,12 +65,14 @@ class Fleets:
     """Holds the present Fleet.
 
     `changed` fires when it is replaced and with `changed` of any of its upstreams;
-    `freed` with `freed` of any of them.
+    `freed` with `freed` of any of them. `leaving` are those that are in it no more
+    while calls of ours are there; `changed` fires with theirs too, and when one has left.
     """
 
     def __init__(self, fleet: Fleet) -> None:
         self.changed = Signal()
         self.freed = Signal()
+        self.leaving: tuple[Upstream, ...] = ()
         self._current = fleet
         self._follow(fleet)
 
@@ -80,12 +82,29 @@ class Fleets:
 
     def replace(self, fleet: Fleet) -> None:
         """From now on it is this one."""
-        for upstream in self._current.upstreams:
+        before = (*self._current.upstreams, *self.leaving)
+        for upstream in before:
             upstream.changed.unsubscribe(self.changed.fire)
             upstream.freed.unsubscribe(self.freed.fire)
+            upstream.freed.unsubscribe(self._part)
         self._current = fleet
         self._follow(fleet)
+        self.leaving = tuple(one for one in before if one.in_flight and one not in fleet.upstreams)
+        for upstream in self.leaving:
+            upstream.changed.subscribe(self.changed.fire)
+            upstream.freed.subscribe(self._part)
         self.changed.fire()
+
+    def _part(self) -> None:
+        """The last call of ours may have ended at one that leaves."""
+        for upstream in self.leaving:
+            if not upstream.in_flight:
+                upstream.changed.unsubscribe(self.changed.fire)
+                upstream.freed.unsubscribe(self._part)
+        left = tuple(one for one in self.leaving if one.in_flight)
+        if left != self.leaving:
+            self.leaving = left
+            self.changed.fire()
 
     def _follow(self, fleet: Fleet) -> None:
         for upstream in fleet.upstreams:
