@@ -43,8 +43,9 @@ from ollama_wrap.nodes.node import Node, local_node, parse_nodes
 from ollama_wrap.nodes.sidecar import Sidecar
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
-from ollama_wrap.observe.host import Host
+from ollama_wrap.observe.host import Host, most_files
 from ollama_wrap.observe.metrics import Metrics
+from ollama_wrap.observe.pressure import Strain
 from ollama_wrap.proxy import ask
 from ollama_wrap.routing.routed import open_router
 from ollama_wrap.routing.router import Router
@@ -97,7 +98,8 @@ class _Builder:
         self.choices = Choices(
             self.store, portions.overridable(settings), self.events, self._settle
         )
-        self.metrics = Metrics(self._known, self._states)
+        self.strain = Strain()
+        self.metrics = Metrics(self._known, self._states, self.strain)
         self.pools = Pools(portions.times(settings), lambda: _tls(self.settings))
         self.prober = Prober(
             self.fleets,
@@ -111,6 +113,7 @@ class _Builder:
             self.pools,
             self.prober,
             self.metrics,
+            self.strain,
             fallback=lambda: self.choices.fallback,
             secret=lambda credential: self.door.token.ours(credential),  # noqa: PLW0108  made later
             trusted=lambda call: self.door.token.valid(call),  # noqa: PLW0108
@@ -120,7 +123,8 @@ class _Builder:
         self.scopes = Scopes(
             self.door.token, protect=settings.protect, tokens=self.door.rules.tokens
         )
-        self.guard = Guard(portions.limits(settings), self._unbounded)
+        limits = portions.limits(settings, most_files())
+        self.guard = Guard(limits, self._unbounded, self.strain)
         self.made: Runtime | None = None
 
     def runtime(self) -> Runtime:
@@ -142,6 +146,7 @@ class _Builder:
             scopes=self.scopes,
             edge=edge,
             guard=self.guard,
+            strain=self.strain,
             boot=self.boot,
             store_kind=self.store_kind,
             problems=self.problems,
@@ -183,7 +188,7 @@ class _Builder:
         self.prober.obey(settings.health)
         self.pools.obey(portions.times(settings))
         self.line.obey(settings, plan.router)
-        self.guard.obey(portions.limits(settings))
+        self.guard.obey(portions.limits(settings, most_files()))
         self.door.obey(self._rules(fleet))
         self.scopes.obey(protect=settings.protect, tokens=self.door.rules.tokens)
         self.guard.forget_heads()

@@ -18,6 +18,7 @@ from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.observe import log
 from ollama_wrap.observe.ended import Ended
 from ollama_wrap.observe.metrics import Metrics
+from ollama_wrap.observe.pressure import Strain
 from ollama_wrap.proxy.admit import Admission
 from ollama_wrap.proxy.budget import Budget
 from ollama_wrap.proxy.cache import Cache
@@ -46,6 +47,7 @@ class Beside:
     pools: Pools
     prober: Prober
     metrics: Metrics
+    strain: Strain
     fallback: Callable[[], bool]
     secret: Callable[[bytes], bool]
     trusted: Callable[[Call], bool]
@@ -59,7 +61,7 @@ class Line:
         self._beside = beside
         fleets, clock, metrics = beside.fleets, beside.clock, beside.metrics
         self._wire = _wire(settings, beside)
-        self._budget = Budget(portions.allowance(settings))
+        self._budget = Budget(portions.allowance(settings), strain=beside.strain)
         self._admission = Admission(fleets, clock, portions.hold(settings), metrics.waiting)
         self._cache = Cache(
             settings.cache,
@@ -67,6 +69,7 @@ class Line:
             clock,
             lambda: len(self.pipeline.running),
             metrics.cache_holds,
+            beside.strain,
         )
         metrics.refresh = self._cache.settle
         self.local = Local(self._wire)

@@ -64,7 +64,7 @@ def hold(settings: Settings) -> Hold:
     return Hold(queue.hold, queue.per_key, queue.total)
 
 
-def limits(settings: Settings, files: int | None = None) -> Limits:
+def limits(settings: Settings, files: int | None) -> Limits:
     """What a client may take; `files`: how many may be open here, None: any number."""
     client, up = settings.client, settings.upstream
     return Limits(

@@ -27,8 +27,11 @@ from ollama_wrap.nodes.mode import decide
 from ollama_wrap.nodes.node import Node
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
-from ollama_wrap.observe.host import REFRESH_AFTER, Host
+from ollama_wrap.observe.host import REFRESH_AFTER, Host, memory_allowed
 from ollama_wrap.observe.metrics import Metrics
+from ollama_wrap.observe.pressure import Gauge, Strain
+from ollama_wrap.proxy.admit import retry_after
+from ollama_wrap.proxy.overload import Overload
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.state.base import Store
 from ollama_wrap.wire.guard import Guard
@@ -59,6 +62,7 @@ class Runtime:
     scopes: Scopes
     edge: Edge
     guard: Guard
+    strain: Strain
     boot: str
     #: the word of the store in use: sqlite, memory
     store_kind: str
@@ -71,9 +75,12 @@ class Runtime:
     #: monotonic time of the last ping of another sidecar
     pinged_at: float = -math.inf
     chronicle: Chronicle = field(init=False)
+    overload: Overload = field(init=False)
 
     def __post_init__(self) -> None:
         self.chronicle = Chronicle(self.fleets, self.events, self.clock)
+        gauge = Gauge(lambda: self.settings.memory_limit, memory_allowed())
+        self.overload = Overload(gauge, self.strain, self._retry_after, self.clock)
 
     def loops(self) -> Loops:
         """What runs while the sidecar does."""
@@ -83,6 +90,7 @@ class Runtime:
                 "events": self.events.run,
                 "guard": self.guard.run,
                 "host": self._refresh_host,
+                "overload": self.overload.run,
             },
             after=[self.prober.stop, self._close],
         )
@@ -110,6 +118,7 @@ class Runtime:
             draining=lambda: self.draining,
             pinged=self._pinged,
             reload=self.reload,
+            strain=self.strain,
         )
 
     def used_by_peers(self) -> bool:
@@ -123,6 +132,11 @@ class Runtime:
 
     def _pinged(self) -> None:
         self.pinged_at = self.clock.monotonic()
+
+    def _retry_after(self) -> int:
+        """For calls that are turned away, whatever they ask for."""
+        waiting = self.metrics.totals().waiting
+        return retry_after(waiting, self.fleets.current.upstreams, None)
 
     async def _load(self) -> None:
         for problem in self.problems:

@@ -53,6 +53,7 @@ async def numbers(parts: Parts) -> shapes.Shape:
             "listen": about.listen,
             "store": about.store,
             "store_healthy": await _store_answers(parts),
+            "overload": sorted(parts.strain.measures),
         },
     }
 
@@ -94,6 +95,7 @@ async def ping(parts: Parts, _: Asked) -> Answer:
             "slots": shapes.slots(local),
             "loaded": shapes.fitting(names, PING_NAMES),
             "drain": local.health.drain or parts.draining(),
+            "saturated": parts.strain.refuse,
             "models_version": parts.fingerprint.of(local.inventory.models),
             "time": parts.clock.now(),
         }

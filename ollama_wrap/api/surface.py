@@ -17,6 +17,7 @@ from ollama_wrap.config import Anew
 from ollama_wrap.errors import BadCall
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.observe.metrics import Metrics
+from ollama_wrap.observe.pressure import Strain
 from ollama_wrap.proxy.running import Running
 from ollama_wrap.state.base import Store
 
@@ -69,6 +70,7 @@ class Parts:
     pinged: Callable[[], None] = lambda: None
     #: reads the settings anew; None: there is nothing to read
     reload: Callable[[], Awaitable[Anew]] | None = None
+    strain: Strain = field(default_factory=Strain)
     fingerprint: Fingerprint = field(default_factory=Fingerprint)
 
 

@@ -39,6 +39,7 @@ class _Ping(_Head):
     models_version: str
     slots: _Count | None = None
     time: float | None = None
+    saturated: bool = False
 
 
 def question(seconds: float) -> Question:
@@ -81,4 +82,5 @@ def _sidecar(ping: _Ping) -> Sidecar:
         loaded=tuple(filter(None, map(canonical, ping.loaded))),
         drain=ping.drain,
         models_version=ping.models_version,
+        saturated=ping.saturated,
     )

@@ -99,7 +99,9 @@ class Settings(BaseSettings):
         traits=Trait.FIXED,
     )
     memory_limit: Size = setting(
-        "1GiB", "Memory we may use, where no control group says less.", traits=Trait.UNUSED
+        "1GiB",
+        "Memory we may use, where no control group says less: near it answers are no longer kept,"
+        " then new inference is refused; 0 is off.",
     )
     server: groups.Server = groups.Server()
     local: groups.Local = groups.Local()

@@ -23,6 +23,8 @@ class Sidecar:
     loaded: tuple[str, ...] = ()
     drain: bool = False
     models_version: str = ""
+    #: it takes no inference now
+    saturated: bool = False
 
     @property
     def compatible(self) -> bool:

@@ -249,7 +249,9 @@ class Upstream:
         if sidecar is None:
             return False
         room = (sidecar.slots or 1) * max(1, len(sidecar.loaded))
-        return sidecar.queued > 0 or 0 < self._foreign >= room - self._load.total
+        return (
+            sidecar.saturated or sidecar.queued > 0 or 0 < self._foreign >= room - self._load.total
+        )
 
     def score(self) -> float:
         """Expected wait in seconds, weighed; less is better."""

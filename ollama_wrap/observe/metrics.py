@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from ollama_wrap.call import Kind
 from ollama_wrap.observe.ended import Ended
+from ollama_wrap.observe.pressure import Measure, Strain
 
 #: of what `Metrics.render` gives
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -74,6 +75,9 @@ TABLE = (
     Row("gauge", "cache_bytes", "Bytes of the answers in the cache."),
     Row("gauge", "cache_entries", "Answers in the cache."),
     Row("gauge", "node_state", "1 for the state that a node is in.", ("node", "state")),
+    Row("gauge", "overload", "1 for each measure against overload that holds now.",
+        ("measure",)),
+    Row("gauge", "loop_lag_seconds", "How late the event loop came when it was last looked at."),
     Row("counter", "reloads", "Times that settings were read anew, taken or refused.",
         ("result",)),
 )  # fmt: skip
@@ -118,14 +122,16 @@ class Metrics(Collector):
     """The numbers of this process.
 
     `is_known(model)` says whether a node has that model; `node_states()` gives
-    each node's id and state word.
+    each node's id and state word; `strain` what is done about overload.
     """
 
     def __init__(
         self,
         is_known: Callable[[str], bool],
         node_states: Callable[[], Iterable[tuple[str, str]]] = tuple,
+        strain: Strain | None = None,
     ) -> None:
+        self._strain = strain or Strain()
         self._is_known = is_known
         self._node_states = node_states
         self._models: set[str] = set()
@@ -279,11 +285,15 @@ class Metrics(Collector):
             return [((reason,), count) for reason, count in self._reasons[name].items()]
         if name == "node_state":
             return [(node, 1) for node in sorted(set(self._node_states()))[:NODE_STATES]]
+        if name == "overload":
+            return [((one.value,), one in self._strain.measures) for one in Measure]
+        if name == "loop_lag_seconds":
+            return [((), self._strain.lag)]
         return self._histograms.get(name) or [((), self._numbers[name])]
 
 
 #: a histogram, or numbers by the values of their labels
-Samples = Histogram | list[tuple[tuple[object, ...], int]]
+Samples = Histogram | list[tuple[tuple[object, ...], float]]
 
 
 def _family(row: Row, samples: Samples) -> Metric:

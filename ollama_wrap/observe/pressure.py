@@ -4,6 +4,7 @@ Owns the measuring, and Strain: the flags that the parts of the program obey. It
 not know what follows from which number (`proxy/overload.py`), nor who obeys.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -47,9 +48,20 @@ class Pressure:
 class Strain:
     """What is to be spared now, as flags that cost a request nothing to look at."""
 
-    __slots__ = ("brief", "hang_up", "measures", "refuse", "retry_after", "spare", "turns_away")
+    __slots__ = (
+        "brief",
+        "hang_up",
+        "lag",
+        "measures",
+        "refuse",
+        "retry_after",
+        "spare",
+        "turns_away",
+    )
 
     def __init__(self) -> None:
+        #: seconds by which the loop came late when it was last looked at
+        self.lag = 0.0
         #: whole seconds, for who is turned away
         self.retry_after = 1
         self.put(frozenset())
@@ -68,19 +80,21 @@ class Strain:
 class Gauge:
     """Reads the pressure.
 
-    `memory`: bytes that we may use where `allowed`, what the system lets us have, is not
-    less; 0 and None: no limit.
+    `memory` gives the bytes that we may use where `allowed`, what the system lets us have,
+    is not less; 0 and None: no limit.
     """
 
-    def __init__(self, memory: int, allowed: int | None) -> None:
-        self.memory = min(filter(None, (memory, allowed)), default=0)
+    def __init__(self, memory: Callable[[], int], allowed: int | None) -> None:
+        self._memory = memory
+        self._allowed = allowed
         self.files = host.most_files()
         self._returned = 0.0
 
     def read(self, at: float, lag: float) -> Pressure:
         """Read it now; two or three system calls."""
         used, files = host.memory(), host.open_files()
-        return Pressure(at, lag, _share(used, self.memory), _share(files, self.files))
+        most = min(filter(None, (self._memory(), self._allowed)), default=None)
+        return Pressure(at, lag, _share(used, most), _share(files, self.files))
 
     def give_back(self, at: float) -> None:
         """Memory is short: what is free already must not count against us. Now and then."""

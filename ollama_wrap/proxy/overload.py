@@ -93,6 +93,7 @@ class Overload:
     def look(self, now: float, lag: float) -> None:
         """Read once and put in force what follows; `lag` is seconds."""
         self.pressure = self._reader.read(now, max(0.0, lag))
+        self._strain.lag = self.pressure.lag
         before, self._relief = self._relief, relief(self._relief, self.pressure)
         measures = self._relief.measures
         if Measure.SPARE in measures:

@@ -11,13 +11,13 @@ MIB = 1024 * 1024
 
 
 def test_shares_are_of_what_we_may_have() -> None:
-    gauge = Gauge(256 * MIB, None)
+    gauge = Gauge(lambda: 256 * MIB, None)
     used = host.memory()
 
     pressure = gauge.read(5.0, 0.3)
 
     assert used is not None
-    assert pressure.memory == pytest.approx(used / gauge.memory, rel=0.1)
+    assert pressure.memory == pytest.approx(used / (256 * MIB), rel=0.1)
     assert (pressure.at, pressure.lag) == (5.0, 0.3)
     if (most := host.most_files()) is not None:
         assert pressure.files == pytest.approx((host.open_files() or 0) / most)
@@ -27,21 +27,25 @@ def test_shares_are_of_what_we_may_have() -> None:
     "memory, allowed, wanted", [(3, None, 3), (3, 2, 2), (3, 4, 3), (0, 4, 4), (0, None, 0)]
 )
 def test_smaller_limit_of_the_two_holds(memory: int, allowed: int | None, wanted: int) -> None:
-    assert Gauge(memory, allowed).memory == wanted
+    gauge = Gauge(lambda: memory * MIB, None if allowed is None else allowed * MIB)
+    used = host.memory()
+
+    share = gauge.read(1.0, 0.0).memory
+
+    assert used is not None
+    assert share == (pytest.approx(used / wanted / MIB, rel=0.1) if wanted else None)
 
 
-def test_no_limit_at_all_is_no_pressure() -> None:
-    gauge = Gauge(0, None)
+def test_files_without_a_limit_are_no_pressure() -> None:
+    gauge = Gauge(lambda: 0, None)
     gauge.files = None
 
-    pressure = gauge.read(1.0, 0.0)
-
-    assert (pressure.memory, pressure.files) == (None, None)
+    assert gauge.read(1.0, 0.0).files is None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there memory is given back on demand")
 def test_freed_memory_is_given_back_now_and_then() -> None:
-    gauge = Gauge(0, None)
+    gauge = Gauge(lambda: 0, None)
     given: list[int] = []
     for at in (10.0, 19.0, 20.0):
         kept = _freed_between()
