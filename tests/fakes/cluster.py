@@ -26,6 +26,7 @@ import uvicorn
 from ollama_wrap import app, tasks
 from ollama_wrap.call import Mode
 from ollama_wrap.config import Settings
+from ollama_wrap.lifecycle import Load
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
@@ -219,12 +220,13 @@ async def cluster(
     level: str = "info",
     check: bool = True,
     serve: Serve | None = None,
+    load: Load | None = None,
     **settings: Any,
 ) -> AsyncIterator[Cluster]:
     """A running sidecar whose nodes are probed and listed; `local` is its own Ollama.
 
     `settings` are those of `Settings`, groups as dicts. `check`: see the module. `serve`:
-    with another server than our own.
+    with another server than our own. `load`: what a reload reads.
     """
     hosts = {"local": Host(), **(hosts or {})}
     before, files = tasks.running(), _files()
@@ -234,7 +236,7 @@ async def cluster(
             fakes[node] = await stack.enter_async_context(FakeOllama(one.models, **one.options))
             if not one.up:
                 fakes[node].die()
-        runtime = app.build(Settings.model_validate(_settings(hosts, fakes, settings)))
+        runtime = app.build(Settings.model_validate(_settings(hosts, fakes, settings)), load=load)
         sock = socket.create_server(("127.0.0.1", 0))
         made = Cluster(runtime, fakes, sock.getsockname()[1])
         stack.enter_context(_logged(made.written, level))
