@@ -239,8 +239,9 @@ class Inbound(HttpToolsProtocol):
             else:
                 self.stage, self.chunks = CHUNKED, Chunks()
         head = cast("heads.Head", self.reader.head)
+        alive = head.alive and not guard.strain.brief
         exchange = self.exchange = InboundExchange(
-            self, head, length, not length, head.alive, self.flow.write_paused
+            self, head, length, not length, alive, self.flow.write_paused
         )
         guard.open += 1
         if not self.take(exchange):
