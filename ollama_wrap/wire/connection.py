@@ -11,6 +11,7 @@ from enum import Enum
 from typing import cast
 
 from ollama_wrap.errors import BadReply, StreamBroken, UpstreamError
+from ollama_wrap.wire import outbox
 from ollama_wrap.wire.answer import Answer, wake
 from ollama_wrap.wire.pieces import Pieces
 from ollama_wrap.wire.replies import MAX_HEAD, Head, Replies
@@ -53,6 +54,7 @@ class Connection(asyncio.Protocol):
         #: set while the node does not take our bytes
         self.blocked: asyncio.Future[None] | None = None
         self._free = free
+        self._outbox = outbox.of(loop)
         self._replies = Replies() if replies is None else replies
         self._paused = False
         self._interim = 0
@@ -80,12 +82,13 @@ class Connection(asyncio.Protocol):
         if self.closed:
             self._settle(StreamBroken("the node ended the connection"))
         else:
-            self.transport.write(data)
+            self._outbox.write(self.transport, data)
         return answer
 
     def write(self, data: bytes) -> None:
-        """More of the body, framed by the caller."""
+        """More of the body, framed by the caller, who waits until it is `drained`."""
         if not self.closed:
+            self._outbox.flush()
             self.transport.write(data)
 
     def sent(self) -> None:

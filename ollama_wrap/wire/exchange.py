@@ -164,7 +164,7 @@ class InboundExchange(Struct, eq=False, weakref=True):
     def _agree(self) -> None:
         """The body is wanted now: say so to a client that waits for it, as Go does."""
         if self.expects and not self.started and not self.over:
-            self.connection.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.agreed = True
 
     async def _more(self) -> None:
@@ -222,13 +222,13 @@ class InboundExchange(Struct, eq=False, weakref=True):
             data = b"".join((head, *pieces))
         else:
             data = pieces[0]
-        self.connection.transport.write(data)
+        self.connection.write(data)
 
     def flush(self) -> None:
         """See `Exchange.flush`."""
         if self._head and not self.over:
             head, self._head = self._head, b""
-            self.connection.transport.write(head)
+            self.connection.write(head)
 
     def end(self) -> None:
         """See `Exchange.end`."""
@@ -237,7 +237,7 @@ class InboundExchange(Struct, eq=False, weakref=True):
         self.over = True
         last = b"0\r\n\r\n" if self.framing is Framing.CHUNKED else b""
         if self._head or last:
-            self.connection.transport.write(self._head + last)
+            self.connection.write(self._head + last)
         if self.keep_alive:
             self.connection.on_response_complete()
         elif self.complete:

@@ -25,6 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from ollama_wrap.wire import head as heads
+from ollama_wrap.wire import outbox
 from ollama_wrap.wire.base import Exchange, Pace
 from ollama_wrap.wire.chunks import Chunks
 from ollama_wrap.wire.exchange import InboundExchange
@@ -82,6 +83,7 @@ class Inbound(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         del self.pipeline, self.parser  # not needed, and a KiB of each connection
+        self._outbox = outbox.of(self.loop)
         self.reader = heads.Reader(self.guard.heads)
         self.chunks: Chunks | None = None
         self.exchange: InboundExchange | None = None
@@ -131,7 +133,7 @@ class Inbound(HttpToolsProtocol):
         if not self.transport.is_closing():
             if self.exchange is not None:
                 self.exchange.lost()
-            self.transport.close()
+            self.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -151,7 +153,17 @@ class Inbound(HttpToolsProtocol):
         if self.exchange is not None:
             self.exchange.keep_alive = False
         else:
+            self._outbox.flush()
             super().shutdown()
+
+    def write(self, data: bytes) -> None:
+        """Bytes of an answer."""
+        self._outbox.write(self.transport, data)
+
+    def close(self) -> None:
+        """Close when everything is sent."""
+        self._outbox.flush()
+        self.transport.close()
 
     def hold_back(self) -> None:
         """Stop reading."""
@@ -196,7 +208,7 @@ class Inbound(HttpToolsProtocol):
             else:
                 self.dropped += len(data)
                 if self.dropped > DROPPED:
-                    self.transport.close()
+                    self.close()
                 return
 
     def _take_head(self, data: bytes, seen: int) -> bytes:
@@ -298,7 +310,8 @@ class Inbound(HttpToolsProtocol):
     # answers
 
     def _to_application(self, head: heads.Head) -> None:
-        """A path of our own: uvicorn's usual way."""
+        """A path of our own: uvicorn's usual way, which writes without us."""
+        self._outbox.flush()
         self.parser = cast("httptools.HttpRequestParser", _Known(head))
         self.dropped = 0
         self.on_message_begin()
@@ -331,7 +344,7 @@ class Inbound(HttpToolsProtocol):
             # In a turn of its own: many short requests in one segment would nest as deep.
             self.loop.call_soon(self._take_held)
         elif self.finished:
-            self.transport.close()
+            self.close()
 
     def _take_held(self) -> None:
         held, self.held = self.held, b""
@@ -354,12 +367,13 @@ class Inbound(HttpToolsProtocol):
     def hang_up(self) -> None:
         """Close when everything is sent."""
         self._clear()
-        self.transport.close()
+        self.close()
 
     def linger(self) -> None:
         """Close as Go does after an early reply: half-close, drop what comes, close."""
         self._clear()
         self.stage, self.since, self.dropped = DROP, self.loop.time(), 0
+        self._outbox.flush()
         if self.finished or self.transport.is_closing():
             self.transport.close()
             return
@@ -371,6 +385,7 @@ class Inbound(HttpToolsProtocol):
         """End the connection with a reset: what is framed by the close must not look whole."""
         if self.exchange is not None:
             self.exchange.lost()
+        self._outbox.flush()
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -393,7 +408,7 @@ class Inbound(HttpToolsProtocol):
         if started:
             self.reset()
         else:
-            self.transport.write(fault.reply)
+            self.write(fault.reply)
             self.linger()
 
 

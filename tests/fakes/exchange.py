@@ -74,13 +74,17 @@ class FakeExchange:
             self.gone()
 
     @property
-    def ready(self) -> Callable[[], None] | None:
+    def ready(self) -> Callable[[Exchange], None] | None:
         return None
 
     @ready.setter
-    def ready(self, call: Callable[[], None] | None) -> None:
+    def ready(self, call: Callable[[Exchange], None] | None) -> None:
         if call is not None:
-            self.loop.call_soon(call)
+            self.loop.call_soon(call, self.real)
+
+    @property
+    def plain(self) -> bool:
+        return self.http11 and self.keep_alive and self.complete
 
     @property
     def complete(self) -> bool:
@@ -107,6 +111,14 @@ class FakeExchange:
         self.started = True
         self.status, self.phrase, self.framing = status, phrase, framing
         self.reply_headers = headers
+
+    def begin_with(self, head: bytes, framing: Framing) -> None:
+        first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
+        _, status, phrase = first.split(b" ", 2)
+        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        if framing is Framing.CHUNKED:
+            assert headers.pop() == (b"Transfer-Encoding", b"chunked")
+        self.begin(int(status), phrase, headers, framing)
 
     def feed(self, pieces: list[bytes]) -> None:
         self.written += pieces

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy.means import Wire
+from ollama_wrap.wire import outbox
 from ollama_wrap.wire.connection import Connection
 
 HEAD = (
@@ -72,6 +73,7 @@ class Node:
 
     @property
     def asked(self) -> bytes:
+        outbox.of(self.connection.loop).flush()
         return bytes(self.transport.written)
 
     def says(self, *parts: bytes) -> None:

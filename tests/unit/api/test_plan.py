@@ -23,8 +23,7 @@ class Desk:
         self.planner = Planner(self.door, "tower", b"nonce")
 
     def plan(self, exchange: FakeExchange) -> Plan:
-        path = exchange.target.partition(b"?")[0].decode("latin-1")
-        return self.planner.plan(exchange.real, path, self.clock.monotonic())
+        return self.planner.plan(exchange.real, self.clock.monotonic())
 
 
 def wish(*fields: Written, target: str = "/api/chat") -> Call:
