@@ -7,6 +7,7 @@ from ollama_wrap.call import Mode
 from ollama_wrap.config import Settings
 from ollama_wrap.errors import StoreUnavailable
 from ollama_wrap.nodes.health import NodeState
+from ollama_wrap.observe.host import most_files
 from ollama_wrap.runtime import PEER, Runtime
 from tests.fakes.clock import FakeClock
 from tests.fakes.nodes import health
@@ -120,4 +121,23 @@ async def test_nodes_that_change_after_the_end_change_no_mode() -> None:
 
 
 def test_loops_have_names() -> None:
-    assert set(runtime().loops().run) == {"events", "guard", "host"}
+    assert set(runtime().loops().run) == {"events", "guard", "host", "overload"}
+
+
+def test_connections_are_as_many_as_the_open_files_allow() -> None:
+    made = runtime(client={"max_connections": 1_000_000})
+    most = most_files()
+
+    assert most is not None
+    assert made.guard.limits.connections == max(64, (most - 256) // 2)
+
+
+async def test_measures_against_overload_are_obeyed_by_every_part() -> None:
+    made = runtime(memory_limit="1MiB")
+
+    made.overload.look(0.0, 0.0)
+
+    assert made.strain.refuse
+    assert made.guard.strain is made.pipeline.budget.strain is made.strain
+    assert made.parts().strain is made.strain
+    assert made.strain.retry_after == 1

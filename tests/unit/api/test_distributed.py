@@ -96,6 +96,7 @@ async def test_status_of_two_nodes() -> None:
             "listen": ["127.0.0.1:11434"],
             "store": "memory",
             "store_healthy": True,
+            "overload": [],
         },
     }
 

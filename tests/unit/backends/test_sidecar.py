@@ -50,6 +50,15 @@ def test_everything_that_a_ping_says_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize("saturated", [True, False])
+def test_sidecar_that_takes_no_inference_says_so(saturated: bool) -> None:
+    probe = sidecar.read(said(saturated=saturated))
+
+    assert probe is not None
+    assert probe.sidecar is not None
+    assert probe.sidecar.saturated is saturated
+
+
 def test_slots_that_are_not_known_and_keys_of_later_versions_are_fine() -> None:
     probe = sidecar.read(said(slots=None, mood="sunny"))
 

@@ -207,6 +207,7 @@ def test_node_that_said_busy_is_left_alone_for_a_moment() -> None:
         (Sidecar("x", slots=2, in_flight=4, loaded=("a", "b")), True),
         (Sidecar("x", in_flight=1), True),
         (Sidecar("x", slots=2, queued=1), True),
+        (Sidecar("x", slots=2, saturated=True), True),
     ],
 )
 def test_calls_of_others_at_its_sidecar_make_it_busy(sidecar: Sidecar, busy: bool) -> None:
@@ -463,3 +464,50 @@ class Counting(RuleBasedStateMachine):
 
 TestCounting = Counting.TestCase
 TestCounting.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+
+
+# ---------------------------------------------------------------- declared anew
+
+
+def test_other_declaration_of_a_node_changes_what_follows_from_it_alone() -> None:
+    node = upstream("r1=h1;weight=100;models=a*")
+    node.learned(key("m"), 4)
+    before = node.score()
+
+    node.declare(replace(node.node, weight=50, patterns=("b*",)))
+
+    assert node.score() == 2 * before
+    assert (node.accepts(key("a")), node.accepts(key("b"))) == (False, True)
+    assert node.slots(key("m")) == (4, False)
+
+
+def test_same_declaration_stays_the_same_object() -> None:
+    node = upstream("r1=h1")
+    before = node.node
+
+    node.declare(replace(before))
+
+    assert node.node is before
+
+
+def test_other_rules_close_no_circuit_and_end_no_rest() -> None:
+    node = upstream("r1=h1")
+    eject(node, NOW)
+    node.record(Verdict(blame=Blame.MODEL_DOUBLE), key("m"), NOW, WALL)
+    resting = node.cooling(key("m"), NOW)
+
+    node.obey(HealthRules(fall=9), CircuitRules(failures=9, model_failures=9))
+
+    assert resting
+    assert node.cooling(key("m"), NOW)
+    assert node.obstacle(NOW) == "circuit-open"
+    assert (node.health.rules.fall, node.circuit.rules.failures) == (9, 9)
+
+
+def test_other_rules_hold_for_models_that_fail_from_now_on() -> None:
+    node = upstream("r1=h1")
+
+    node.obey(HealthRules(), CircuitRules(model_failures=3))
+    node.record(Verdict(blame=Blame.MODEL_DOUBLE), key("m"), NOW, WALL)
+
+    assert not node.cooling(key("m"), NOW)

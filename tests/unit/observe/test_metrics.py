@@ -3,6 +3,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from ollama_wrap.call import Kind
 from ollama_wrap.observe.metrics import MODELS, TABLE, Metrics
+from ollama_wrap.observe.pressure import Measure, Strain
 from tests.unit.observe.samples import ended
 
 
@@ -15,7 +16,7 @@ def metrics() -> Metrics:
     return Metrics(known)
 
 
-LABELS = ("node", "kind", "model", "status", "state", "reason", "le")
+LABELS = ("node", "kind", "model", "status", "state", "reason", "measure", "le")
 
 
 def scraped(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
@@ -191,3 +192,17 @@ def test_as_dict_holds_the_same_numbers(metrics: Metrics) -> None:
     labels = {"node": "r2", "kind": "infer", "model": "llama3", "status": "200"}
     assert numbers["ollama_wrap_requests_total"] == [{"labels": labels, "value": 1}]
     assert numbers["ollama_wrap_num_requests_running"] == [{"labels": {}, "value": 0}]
+
+
+def test_measures_against_overload_are_shown_whether_they_hold_or_not() -> None:
+    strain = Strain()
+    numbers = Metrics(known, strain=strain)
+    strain.put(frozenset({Measure.SHED}))
+    strain.lag = 0.5
+
+    shown = scraped(numbers)
+
+    assert {one: shown["overload", (one.value,)] for one in Measure} == {
+        one: float(one is Measure.SHED) for one in Measure
+    }
+    assert shown["loop_lag_seconds", ()] == 0.5

@@ -2,6 +2,7 @@
 
 import pytest
 
+from ollama_wrap.observe.pressure import Measure
 from ollama_wrap.proxy.budget import Allowance, Budget
 
 
@@ -39,3 +40,13 @@ def test_body_may_be_as_large_as_what_is_left_of_all(kept: int, limit: int) -> N
     budget.kept = kept
 
     assert budget.body_limit() == limit
+
+
+def test_only_the_beginning_of_a_body_is_kept_while_memory_is_short() -> None:
+    budget = Budget(Allowance())
+
+    budget.strain.put(frozenset({Measure.REFUSE}))
+    short = budget.body_limit()
+    budget.strain.put(frozenset({Measure.SPARE}))
+
+    assert (short, budget.body_limit()) == (64 * 1024, 32 * 1024 * 1024)

@@ -9,6 +9,7 @@ from ollama_wrap.config.groups import Cache as Rules
 from ollama_wrap.dialects import Ending
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.inventory import Inventory, Model
+from ollama_wrap.observe.pressure import Measure, Strain
 from ollama_wrap.proxy.cache import Cache
 from ollama_wrap.proxy.tap import Tap
 from ollama_wrap.reply import Origin, Reply
@@ -30,12 +31,14 @@ class Kitchen:
         self.other = upstream("r1=h1", {"m": "d1"})
         self.running = 0
         self.told: list[tuple[int, int]] = []
+        self.strain = Strain()
         self.cache = Cache(
             Rules(**rules),  # type: ignore[arg-type]
             Fleets(fleet(self.local, self.other)),
             self.clock,
             lambda: self.running,
             lambda entries, size: self.told.append((entries, size)),
+            self.strain,
         )
 
     def store(
@@ -114,6 +117,20 @@ def test_nothing_is_collected_of_calls_whose_answers_are_not_kept(
 def test_answers_are_collected_up_to_the_largest_entry(kitchen: Kitchen) -> None:
     assert kitchen.cache.keep(chat()) == 256 * 1024
     assert kitchen.cache.keep(chat(mode=Mode.STANDALONE)) == 256 * 1024
+
+
+def test_nothing_is_kept_while_memory_is_short_and_what_was_goes(kitchen: Kitchen) -> None:
+    kitchen.store(chat())
+    kitchen.cache.settle()
+    kitchen.strain.put(frozenset({Measure.SPARE}))
+
+    given, kept = kitchen.found(chat()), kitchen.cache.keep(chat())
+    kitchen.strain.put(frozenset())
+
+    assert (given, kept) == (None, 0)
+    assert kitchen.told[-1] == (0, 0)
+    assert kitchen.found(chat()) is None
+    assert kitchen.cache.keep(chat())
 
 
 def test_stub_of_a_remote_model_is_not_kept(kitchen: Kitchen) -> None:

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from ollama_wrap.call import Call, Kind, Mode
+from ollama_wrap.call import Call, Kind, Mode, Priority
 from ollama_wrap.dialects import Ending
-from ollama_wrap.errors import NoUpstream, Unavailable
+from ollama_wrap.errors import NoUpstream, Overloaded, Unavailable
 from ollama_wrap.observe.ended import Ended
+from ollama_wrap.observe.pressure import Measure
 from ollama_wrap.proxy.budget import Allowance, Budget
 from ollama_wrap.proxy.pipeline import Chains, Pipeline, Responders, Told
 from ollama_wrap.proxy.tap import Tap
@@ -181,3 +182,36 @@ async def test_dry_run_is_the_ranking() -> None:
         "ranking": [row],
         "fallback": "local-unhealthy",
     }
+
+
+@pytest.mark.parametrize(
+    "measure, kind, priority, refused",
+    [
+        (Measure.REFUSE, Kind.INFER, Priority.MEDIUM, True),
+        (Measure.REFUSE, Kind.INFER, Priority.LOW, True),
+        (Measure.REFUSE, Kind.LIST, Priority.LOW, False),
+        (Measure.REFUSE, Kind.SPREAD, Priority.MEDIUM, False),
+        (Measure.REFUSE, Kind.ONCE, Priority.MEDIUM, False),
+        (Measure.SHED, Kind.INFER, Priority.LOW, True),
+        (Measure.SHED, Kind.INFER, Priority.MEDIUM, False),
+        (Measure.SHED, Kind.FOLLOW, Priority.LOW, False),
+        (Measure.SPARE, Kind.INFER, Priority.LOW, False),
+        (Measure.BRIEF, Kind.INFER, Priority.LOW, False),
+    ],
+)
+async def test_overload_turns_inference_away(
+    measure: Measure, kind: Kind, priority: Priority, *, refused: bool
+) -> None:
+    bench = Bench(Reply(200, [], b"{}", origin=Origin()))
+    bench.pipeline.budget.strain.put(frozenset({measure}))
+    bench.pipeline.budget.strain.retry_after = 9
+    one = bench.pipeline.open(call().altered(kind=kind, priority=priority), None)
+
+    try:
+        await bench.pipeline.answer(one)
+        answered: Overloaded | None = None
+    except Overloaded as error:
+        answered = error
+
+    assert (answered is not None) is refused
+    assert answered is None or answered.retry_after == 9
