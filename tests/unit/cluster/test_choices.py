@@ -199,3 +199,43 @@ async def test_store_that_cannot_be_read_is_the_caller_s_to_judge(store: Store) 
 
     with pytest.raises(StoreUnavailable):
         await after_restart(store)
+
+
+async def test_choice_over_a_setting_that_is_read_anew_as_it_was_holds_on(store: Store) -> None:
+    choices = Sidecar(store).choices
+    await choices.choose_mode(Mode.LOCAL)
+
+    choices.obey(replace(SETTINGS, fallback=False))
+
+    assert (choices.mode, choices.fallback) == (Mode.LOCAL, False)
+
+
+async def test_choice_over_a_setting_that_has_changed_is_dropped_here_and_in_the_store(
+    store: Store,
+) -> None:
+    choices = Sidecar(store).choices
+    await choices.choose_mode(Mode.LOCAL)
+    await choices.choose_fallback(enabled=False)
+
+    choices.obey(replace(SETTINGS, standalone=True))
+    dropped = choices.mode
+    await asyncio.sleep(0.01)
+
+    assert dropped is None
+    assert not choices.fallback
+    assert await store.get(MODE_CHOICE) is None
+    # Not even where the setting is later what it was when it was chosen over.
+    assert (await after_restart(store)).mode is None
+
+
+async def test_choice_that_is_made_while_the_last_one_is_forgotten_holds(store: Store) -> None:
+    choices = Sidecar(store).choices
+    await choices.choose_mode(Mode.LOCAL)
+    changed = replace(SETTINGS, standalone=True)
+
+    choices.obey(changed)
+    await choices.choose_mode(Mode.DISTRIBUTED)
+    await asyncio.sleep(0.01)
+
+    assert choices.mode is Mode.DISTRIBUTED
+    assert (await after_restart(store, changed)).mode is Mode.DISTRIBUTED

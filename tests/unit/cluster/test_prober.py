@@ -9,6 +9,7 @@ from ollama_wrap.call import Mode
 from ollama_wrap.cluster.prober import Prober
 from ollama_wrap.cluster.sightings import Sightings
 from ollama_wrap.cluster.watch import Around, Flag
+from ollama_wrap.config.groups import Circuit
 from ollama_wrap.config.groups import Health as Rules
 from ollama_wrap.errors import ConnectFailed
 from ollama_wrap.nodes.fleet import Fleet, Fleets
@@ -322,3 +323,60 @@ async def test_stopped_prober_leaves_nothing_behind(clock: FakeClock, store: Mem
 
     assert tasks.running() == before
     assert all(backend.closed for backend in host.backends.values())
+
+
+# ---------------------------------------------------------------- other settings
+
+
+async def test_watches_go_by_other_rules_and_keep_what_they_know(host: Host) -> None:
+    await host.prober.start()
+    await host.clock.run(10.0)
+    watch = host.prober._watches["r1"]
+    since = host.r1.health.since
+    rules = Rules(interval=50.0, jitter=0.0, timeout=0.2, lists_plain=500.0)
+    for upstream in host.fleets.current.upstreams:
+        upstream.obey(rules, Circuit())
+    host.prober.obey(rules)
+    await host.clock.run(12.0)
+    host.forget()
+
+    await host.clock.run(30.0)
+    quiet = [what for what in host.backends["r1"].asked if what == "probe"]
+    await host.clock.run(60.0)
+
+    assert quiet == []
+    assert "probe" in host.backends["r1"].asked
+    assert host.prober._watches["r1"] is watch
+    assert host.r1.health.since == since
+
+
+async def test_node_that_left_is_watched_while_a_call_of_ours_is_there(host: Host) -> None:
+    await host.prober.start()
+    await host.clock.run(1.0)
+    host.r2.take(None)
+    host.become(others=(host.r1,))
+    host.forget()
+
+    await host.clock.run(5.0)
+    during = host.asked()
+    host.r2.give(None, host.clock.monotonic(), None)
+    await settle()
+    host.forget()
+    await host.clock.run(5.0)
+
+    assert during == ["me", "r1", "r2"]
+    assert host.asked() == ["me", "r1"]
+
+
+async def test_node_that_comes_back_while_a_call_is_there_keeps_its_watch(host: Host) -> None:
+    await host.prober.start()
+    await host.clock.run(1.0)
+    watch = host.prober._watches["r2"]
+    host.r2.take(None)
+    host.become(others=(host.r1,))
+
+    host.become(others=(host.r1, host.r2))
+    host.r2.give(None, host.clock.monotonic(), None)
+
+    assert host.prober._watches["r2"] is watch
+    assert not host.prober._parting

@@ -103,3 +103,37 @@ def test_health_learned_outlives_the_fleet() -> None:
 
     assert fleets.current.others[0].health.since_wall == WALL
     assert not fleets.current.others[0].available(NOW)
+
+
+def test_node_that_left_is_known_until_its_last_call_has_ended() -> None:
+    local, going, idle = upstream("local"), upstream("r1=h1"), upstream("r2=h2")
+    fleets = Fleets(fleet(local, going, idle))
+    going.take(None)
+
+    fleets.replace(fleet(local))
+    told: list[tuple[object, ...]] = []
+    fleets.changed.subscribe(lambda: told.append(fleets.leaving))
+    going.health = health(NodeState.DOWN)
+    going.give(None, NOW, None)
+    going.health = health(NodeState.UP)
+    idle.health = health(NodeState.DOWN)
+
+    # It went down, and it left; what it does after that is nobody's business.
+    assert told == [(going,), ()]
+    assert fleets.leaving == ()
+
+
+def test_node_that_comes_back_while_calls_are_there_is_not_leaving() -> None:
+    local, going = upstream("local"), upstream("r1=h1")
+    fleets = Fleets(fleet(local, going))
+    going.take(None)
+    fleets.replace(fleet(local))
+
+    fleets.replace(fleet(local, going))
+    changes: list[None] = []
+    fleets.changed.subscribe(lambda: changes.append(None))
+    going.give(None, NOW, None)
+    going.health = health(NodeState.DOWN)
+
+    assert fleets.leaving == ()
+    assert len(changes) == 1
