@@ -30,6 +30,7 @@ from ollama_wrap.proxy.responders.local import Local
 from ollama_wrap.proxy.responders.merged import Merged
 from ollama_wrap.proxy.responders.ranked import Ranked
 from ollama_wrap.proxy.responders.spread import Spread
+from ollama_wrap.proxy.strange import Strange
 from ollama_wrap.routing.router import Router
 from ollama_wrap.wire.pools import Pools
 
@@ -143,4 +144,5 @@ def _wire(settings: Settings, beside: Beside) -> Wire:
         reread=prober.reread,
         probe=prober.probe,
         secret=beside.secret,
+        strange=Strange(beside.clock),
     )

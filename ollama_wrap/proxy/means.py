@@ -32,8 +32,6 @@ class Wire:
     probe: Callable[[str], Awaitable[None]]
     #: whether a credential is a token or key of ours
     secret: Callable[[bytes], bool]
+    #: says what errors nobody knows
+    strange: Strange
     overlap: Overlap = field(default_factory=Overlap)
-    strange: Strange = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.strange = Strange(self.clock)

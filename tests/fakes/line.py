@@ -11,6 +11,7 @@ from ollama_wrap.errors import Unavailable
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.proxy.limits import Waits
 from ollama_wrap.proxy.means import Wire
+from ollama_wrap.proxy.strange import Strange
 from ollama_wrap.reply import Reply
 from ollama_wrap.wire.pools import Pools, Times
 from tests.fakes.clock import FakeClock
@@ -18,10 +19,11 @@ from tests.fakes.clock import FakeClock
 
 def wire(fleets: Fleets, refreshed: list[str] | None = None) -> Wire:
     """`refreshed` collects the ids of nodes whose models are to be read again."""
+    clock = FakeClock()
     return Wire(
         pools=Pools(Times(), _no_tls),
         fleets=fleets,
-        clock=FakeClock(),
+        clock=clock,
         waits=Waits(),
         node_id="tower",
         suspect=lambda _: None,
@@ -30,6 +32,7 @@ def wire(fleets: Fleets, refreshed: list[str] | None = None) -> Wire:
         reread=_probe,
         probe=_probe,
         secret=lambda _: False,
+        strange=Strange(clock),
     )
 
 
