@@ -9,7 +9,7 @@ import pytest
 from ollama_wrap.nodes.circuit import CircuitState
 from ollama_wrap.nodes.health import NodeState
 from tests.fakes.cluster import Cluster, Host, cluster, host
-from tests.fakes.nodes import key
+from tests.fakes.nodes import eject, key
 from tests.fakes.raw_http import request_bytes
 from tests.flow.rows import PAIR, error, told
 
@@ -92,11 +92,23 @@ async def test_local_ollama_that_restarts_is_not_waited_for_where_another_can_an
         assert told(second) == (200, "r1", "local-unhealthy", None)
 
 
+async def test_local_ollama_is_not_waited_for_where_a_node_is_up_whose_circuit_is_open() -> None:
+    """Rows 32 and 40: a circuit never leaves out the last that could answer."""
+    async with cluster({"local": host("big"), "r1": host("big")}) as one:
+        clock = one.runtime.clock
+        eject(one.upstream("r1"), clock.monotonic())
+        one.local.die()
+
+        reply = await asyncio.wait_for(one.chat("big"), 2)
+
+        assert told(reply)[:2] == (200, "r1")
+
+
 # ---------------------------------------------------------------- loops, clouds, large bodies
 
 
 async def test_request_that_was_here_before_is_a_loop() -> None:
-    """Row 41."""
+    """S31. Row 41."""
     async with cluster(PAIR) as one:
         headers = [("Via", "1.1 elsewhere"), ("Via", "1.1 other, 1.1 tower")]
 
@@ -108,7 +120,7 @@ async def test_request_that_was_here_before_is_a_loop() -> None:
 
 @pytest.mark.parametrize("model", ["other", "big"])
 async def test_hop_mark_keeps_a_request_at_our_own_ollama(model: str) -> None:
-    """Row 41."""
+    """S31. Row 41."""
     async with cluster(PAIR) as one:
         reply = await one.chat(model, [("X-Ollama-Hop", "1")])
 
@@ -121,7 +133,7 @@ async def test_hop_mark_keeps_a_request_at_our_own_ollama(model: str) -> None:
 
 
 async def test_hop_mark_is_refused_when_our_own_ollama_is_away() -> None:
-    """Row 41."""
+    """S31. Row 41."""
     async with cluster({"local": host("big", up=False), "r1": host("big")}) as one:
         reply = await one.chat("big", [("X-Ollama-Hop", "1")])
 

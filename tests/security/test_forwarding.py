@@ -133,6 +133,16 @@ async def test_two_sidecars_that_name_each_other_pass_a_call_on_once() -> None:
         door.close()
 
 
+async def test_node_that_is_ourselves_is_left_out() -> None:
+    """S31."""
+    async with cluster(ALONE) as one:
+        one.sidecar("r1", boot=one.runtime.boot)
+        await one.until(lambda: one.runtime.fleets.current.find("r1") is None)
+
+        assert (await one.chat("other")).status == 200
+        assert len(one.lines("this node is this sidecar itself; it is left out")) == 1
+
+
 async def test_cookie_of_one_client_never_reaches_another() -> None:
     """S25: neither by the line nor by questions of our own."""
     async with cluster(ALONE) as one:

@@ -7,6 +7,7 @@ beginning of somebody else's next.
 
 import asyncio
 import contextlib
+import re
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -19,12 +20,14 @@ from ollama_wrap.runtime import Runtime
 from ollama_wrap.wire import inbound
 from ollama_wrap.wire.guard import HEAD
 from ollama_wrap.wire.head import Fault
-from tests.fakes.cluster import Cluster, cluster, serving
+from tests.fakes.cluster import Cluster, cluster, host, serving
 from tests.fakes.heads import ACCEPTED, OTHERWISE, REFUSED, head
+from tests.fakes.raw_http import fetch, read_reply, request_bytes
 from tests.wire.test_framing import BROKEN
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 
+ROOT = Path(__file__).parents[2]
 NGINX = """
 daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
 events {{}}
@@ -165,7 +168,8 @@ class Front:
 
 
 @contextlib.asynccontextmanager
-async def front(name: str, us: int, folder: Path) -> AsyncIterator[Front]:
+async def front(name: str, us: int, folder: Path, template: str = "") -> AsyncIterator[Front]:
+    """`template`: another configuration than the one above."""
     program = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip(f"{name} is not installed")
@@ -173,7 +177,7 @@ async def front(name: str, us: int, folder: Path) -> AsyncIterator[Front]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config, log = folder / "config", folder / "access.log"
-    template = NGINX if name == "nginx" else HAPROXY
+    template = template or (NGINX if name == "nginx" else HAPROXY)
     config.write_text(template.format(folder=folder, us=us, port=port))
     log.touch()
     command = ("-p", str(folder), "-c") if name == "nginx" else ("-db", "-f")
@@ -240,3 +244,35 @@ async def test_front_and_we_agree_how_many_requests_there_are(name: str, tmp_pat
     assert found["plain-two"] == (3, 3)
     # A front that lets nothing through would agree with anybody.
     assert passed >= 20
+
+
+def advised(page: str) -> str:
+    """The proxy that docs/hardening.md advises, on loopback and without its certificate."""
+    server = page.partition("```nginx\n")[2].partition("```")[0]
+    server = re.sub(r" *ssl_certificate.*\n", "", server).replace("{", "{{").replace("}", "}}")
+    server = server.replace("listen 443 ssl", "listen 127.0.0.1:{port}")
+    server = server.replace("127.0.0.1:11434", "127.0.0.1:{us}")
+    return re.sub(r"  server \{\{\n.*\n  \}\}\n", lambda _: server, NGINX, flags=re.DOTALL)
+
+
+async def test_proxy_that_the_docs_advise_passes_streams_and_addresses(tmp_path: Path) -> None:
+    """S24: whoever comes through it is no caller on loopback."""
+    page = (ROOT / "docs/hardening.md").read_text("utf-8")
+    hosts = {"local": host("tiny", token_delay=0.1)}
+    settings = {"trusted_proxies": ("127.0.0.1",), "protect": "management"}
+    async with (
+        cluster(hosts, **settings) as one,  # type: ignore[arg-type]
+        front("nginx", one.port, tmp_path, advised(page)) as before,
+    ):
+        body = b'{"model":"tiny","messages":[{"role":"user","content":"hi"}]}'
+        reader, writer = await asyncio.open_connection("127.0.0.1", before.port)
+        fields = [("Host", "ollama.example")]
+        writer.write(request_bytes("POST", "/api/chat", body, fields))
+        chat = await read_reply(reader, "POST")
+        pull = await fetch(before.port, request_bytes("POST", "/api/pull", body, fields))
+        admin = await fetch(before.port, request_bytes("GET", "/admin/stats", b"", fields))
+        writer.close()
+
+        assert (chat.status, chat.clean_end) == (200, True)
+        assert len(chat.chunks) >= 4  # not gathered on the way
+        assert (pull.status, admin.status) == (403, 404)

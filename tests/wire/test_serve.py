@@ -3,21 +3,18 @@
 import asyncio
 import contextlib
 import json
-import os
-import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from ollama_wrap.testing import FakeOllama
 from tests.fakes.raw_http import RawReply, fetch, read_reply, request_bytes
+from tests.wire.process import NOBODY, PATIENCE, Process, Start
 
-PATIENCE = 20.0
-NOBODY = "http://127.0.0.1:1"
 CHAT = json.dumps({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}).encode()
 
 # The process chooses its own loop; which one the test runs on is all the same.
@@ -25,84 +22,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
     pytest.mark.asyncio(loop_factories=["asyncio"]),
 ]
-
-
-class Process:
-    """A started `python -m ollama_wrap`, and what it writes to standard error."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self.port = 0
-
-    async def says(self, pattern: str) -> re.Match[str]:
-        """The first line with that, of those not read yet."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            while line := (await self.process.stderr.readline()).decode():
-                self.lines.append(line)
-                if found := re.search(pattern, line):
-                    return found
-        raise AssertionError(f"never said {pattern}: {''.join(self.lines)}")
-
-    async def starts(self) -> str:
-        """The line of the start."""
-        found = await self.says(r"ollama-wrap [\d.]+ on http://[^ ]*:(\d+), .*nodes: [^\"]*")
-        self.port = int(found[1])
-        return found[0]
-
-    async def ends(self) -> int:
-        """Its exit code; everything that it wrote is in `lines` then."""
-        assert self.process.stderr is not None
-        async with asyncio.timeout(PATIENCE):
-            rest = await self.process.stderr.read()
-            self.lines += rest.decode().splitlines(keepends=True)
-            return await self.process.wait()
-
-    @property
-    def written(self) -> str:
-        return "".join(self.lines)
-
-    def send(self, number: int) -> None:
-        self.process.send_signal(number)
-
-
-Start = Callable[..., contextlib.AbstractAsyncContextManager[Process]]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Start:
-    """Starts the command with settings of its own; what still runs in the end is killed."""
-
-    @contextlib.asynccontextmanager
-    async def started(*arguments: str, **settings: str) -> AsyncIterator[Process]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("OLLAMA_") and name not in {"NODE_ID", "LOG_LEVEL"}
-        }
-        own = {
-            "OLLAMA_WRAP_LISTEN": "127.0.0.1:0",
-            "OLLAMA_LOCAL_ADDR": NOBODY,
-            "OLLAMA_WRAP_STATE_DIR": str(tmp_path / "state"),
-            "OLLAMA_WRAP_CONFIG_DIR": str(tmp_path / "config"),
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "ollama_wrap", *arguments),
-            env={**kept, **own, **settings},
-            cwd=tmp_path,
-            stdin=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        made = Process(process)
-        try:
-            yield made
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await made.ends()
-
-    return started
 
 
 def free_port() -> int:
@@ -256,6 +175,7 @@ async def folder_refused(wrap: Process) -> bool:
 
 
 async def test_local_address_that_leads_back_here_ends_the_start(start: Start) -> None:
+    """S31."""
     port = free_port()
     async with (
         forwarded_to(port) as back,
