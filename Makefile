@@ -27,9 +27,8 @@ check: .venv/.dev  ## format, lint, types, imports, the house rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/bandit -q -ll -c pyproject.toml -r ollama_wrap
-	$(BIN)/bandit -q -ll -c pyproject.toml -r ollama_wrap
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/test_house.py
+	$(BIN)/pytest -q tests/test_house.py tests/test_promises.py
 
 format: .venv/.dev  ## rewrite the sources as `check` wants them
 	$(BIN)/ruff check --fix-only .
