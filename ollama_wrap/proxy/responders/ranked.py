@@ -7,6 +7,7 @@ from functools import partial
 from ollama_wrap.call import Call, Kind, Mode
 from ollama_wrap.dialects.body import rewritten
 from ollama_wrap.errors import AttemptsFailed, NoUpstream, Unavailable
+from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.names import short
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
@@ -27,6 +28,7 @@ from ollama_wrap.routing.router import Ranking, Router
 _LATELY, _RETURN, _AGAIN = 30.0, 5.0, 0.1
 #: Models, as clients spell them, whose first choice is remembered.
 _LEADS = 1024
+_ANSWERS = frozenset({NodeState.UP, NodeState.WARMING})
 _NOT_THERE = frozenset({outcome.CONNECT, outcome.TIMEOUT, outcome.NODE_DOWN})
 
 
@@ -159,9 +161,8 @@ class Ranked:
             self._retried(trail.attempts[-1].outcome.word)
         upstream = candidate.upstream
         if candidate.reason == "last-gasp":
-            self._wire.suspect(
-                upstream.node.id
-            )  # one that sleeps is probed seldom: now it is needed
+            # One that sleeps is probed seldom: now it is needed.
+            self._wire.suspect(upstream.node.id)
         trail.first = trail.first or upstream.node.id
         trail.tried.add(upstream.node.id)
         asked = call
@@ -237,7 +238,14 @@ class Ranked:
             and seen is not None
             and now - seen < _LATELY
             and now - trail.attempts[0].started < _RETURN
-            and not self._another(call, trail)
+            and not self._answering(call, trail)
+        )
+
+    def _answering(self, call: Call, trail: _Trail) -> bool:
+        """Whether a node is left that answers probes, even if calls failed there lately."""
+        return self._fallback_on() and any(
+            one.upstream.node.id not in trail.tried and one.upstream.state in _ANSWERS
+            for one in self.rank(call).candidates
         )
 
     def _once_more(self, attempt: Attempt, trail: _Trail) -> Attempt:
