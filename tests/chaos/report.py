@@ -47,7 +47,7 @@ def _machine(rows: Sequence[Row]) -> str:
         f"* Versions: Python {platform.python_version()}, {versions}",
         f"* Machine: {os.cpu_count()} cores ({_processor()}), {_memory()} GiB, {_system()}",
         f"* Tools beside our own: {tools or 'none'}",
-        f"* {len(rows)} repetitions, {took / 60:.0f} min of work; two at a time, or one where it must",
+        f"* {len(rows)} repetitions, {took / 60:.0f} min of work, two at a time where it may be",
     ]
     return "\n".join(lines) + "\n"
 

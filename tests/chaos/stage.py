@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import book
+from tests.chaos import book, spaces
 from tests.chaos.faults import FaultProxy
 from tests.chaos.figures import Run
 from tests.chaos.programs import Fake, Sidecar, fake, paced, sidecar
@@ -32,12 +32,14 @@ _FAULTS = ("Traceback", "exception was never retrieved", "unhandled", "Unclosed"
 class Host:
     """A fake to be: its models, what OLLAMA_WRAP_NODES adds to it, and its options.
 
-    `proxied`: behind a fault proxy. `up`: it is started before the sidecar.
+    `proxied`: behind a fault proxy. `apart`: in a network namespace of its own. `up`: it runs
+    when the sidecar starts.
     """
 
     models: str = "tiny"
     entry: str = ""
     proxied: bool = False
+    apart: bool = False
     up: bool = True
     options: Mapping[str, object] = field(default_factory=dict)
 
@@ -47,10 +49,11 @@ def host(
     entry: str = "",
     *,
     proxied: bool = False,
+    apart: bool = False,
     up: bool = True,
     **options: object,
 ) -> Host:
-    return Host(models, entry, proxied, up, options)
+    return Host(models, entry, proxied, apart, up, options)
 
 
 #: what the fakes of most scenarios have in common: many at a time, a quarter of a second each
@@ -182,9 +185,12 @@ async def stage(
     async with contextlib.AsyncExitStack() as open_:
         open_.callback(made.end)
         for name, one in hosts.items():
-            made.add(name, one).start()
-        for name, one in hosts.items():
+            apart = {"under": spaces.OWN, "host": "0.0.0.0"} if one.apart else {}
+            made.add(name, one, **apart).start()
+        for number, (name, one) in enumerate(hosts.items()):
             port = await made.fakes[name].listens()
+            if one.apart:
+                await spaces.listens(made.fakes[name], number)
             if one.proxied:
                 made.proxies[name] = await open_.enter_async_context(FaultProxy(port))
             if not one.up:

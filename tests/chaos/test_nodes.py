@@ -1,9 +1,13 @@
-"""Nodes that die, freeze, come back, and all at once: C1, C2, C4, C12, C13."""
+"""Nodes that die, freeze, vanish, flap, and all at once: C1, C2, C4, C5, C12, C13, C14."""
 
 import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
+from tests.chaos import spaces
+from tests.chaos.faults import Fault
 from tests.chaos.figures import Run
 from tests.chaos.stage import Stage, host, stage
 from tests.chaos.traffic import STREAMS, WHOLES, Told
@@ -111,3 +115,145 @@ async def test_c4_node_is_frozen_and_goes_on(run: Run, tmp_path: Path) -> None:
         run.none("failed", on.client.failed())
         run.within("full weight again", back, 40.0)
         run.seen("streams that had begun there", len(begun))
+
+
+@pytest.mark.chaos
+async def test_c5_host_vanishes_and_packets_with_it(run: Run, tmp_path: Path) -> None:
+    if spaces.lacking():
+        pytest.skip(spaces.lacking())
+    hosts = {"r1": host(apart=True), "r2": host()}
+    async with stage(run, tmp_path, hosts) as on:
+        loop = asyncio.get_running_loop()
+        async with on.client.traffic():
+            await asyncio.sleep(run.seconds / 5)
+            slow = {"route": "/*", "method": "POST", "token_delay": 2.0, "times": 8}
+            await on["r1"].tell(slow, {**WAITS, "route": "/*"})
+            await asyncio.sleep(3)
+            gone, at = time.time(), loop.time()
+            spaces.vanish(on["r1"])
+            run.within("down", await on.side.until("r1", "down") - at, 8.0)
+            await asyncio.sleep(3)
+        had = hanging(on, "r1", gone)
+        begun = [one for one in had if one.first is not None and one.first < gone]
+        waited = [one for one in had if one not in begun]
+        late = [one for one in on.client.told if one.began > gone + 8.0 and tried(one, "r1")]
+        others = [one for one in on.client.failed() if one not in begun]
+
+        run.least("streams that had begun there", len(begun), 1)
+        run.least("requests that waited there", len(waited), 1)
+        run.within("streams marked", max((o.ended - gone for o in begun), default=None), 9.0)
+        run.within("moved", max((_answered(one) - gone for one in waited), default=None), 9.0)
+        run.none("sent there more than 8 s later", late)
+        run.none("streams without the marker", [one for one in begun if not one.marked])
+        run.none("other requests that failed", others)
+        # It ends nothing while nobody hears it.
+        on["r1"].kill()
+
+
+def _answered(told: Told) -> float:
+    """When a request that was moved got its first byte, streamed or not."""
+    return told.first if told.first is not None else told.ended
+
+
+@pytest.mark.chaos
+async def test_c12_node_flaps(run: Run, tmp_path: Path) -> None:
+    run.divide(full=12, short=30)
+    run.note = "Up and down by the fault proxy before the node, which refuses and resets."
+    period, end = 3 / run.factor, 300 / run.factor
+    async with stage(run, tmp_path, {"r1": host(proxied=True), "r2": host()}) as on:
+        loop = asyncio.get_running_loop()
+        proxy, opened = on.proxies["r1"], _Opened(on, "r1")
+        async with on.client.traffic():
+            stop = loop.time() + end
+            while loop.time() < stop:
+                proxy.fault = Fault(refuse=True, rebooted=True)
+                await opened.watch(period)
+                proxy.fault = Fault()
+                await opened.watch(period)
+        asked = [one for one in on.inferred() if one.node == "r1"]
+        begun = [one for one in on.client.failed() if one.marked]
+        failed = [one for one in on.client.failed() if one not in begun]
+
+        run.none("failed before the first byte", failed)
+        run.least("longest ejection", opened.longest * run.factor, 80 * 0.8, "s")
+        run.most("traffic to it", 100 * len(asked) / len(on.client.told), 5, "%")
+        run.seen("streams cut and marked", len(begun))
+        run.seen("ejections", opened.count)
+
+
+class _Opened:
+    """How often and how long a node was ejected."""
+
+    def __init__(self, on: Stage, node: str) -> None:
+        self._on = on
+        self._node = node
+        self._since: float | None = None
+        self.count = 0
+        self.longest = 0.0
+
+    async def watch(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        while (now := loop.time()) < end:
+            out = (await self._on.side.nodes())[self._node]["circuit"] == "open"
+            if out and self._since is None:
+                self._since, self.count = now, self.count + 1
+            elif not out:
+                self._since = None
+            if self._since is not None:
+                self.longest = max(self.longest, now - self._since)
+            await asyncio.sleep(min(0.02, seconds / 10))
+
+
+@pytest.mark.chaos
+async def test_c13_all_nodes_are_down_and_one_comes_back(run: Run, tmp_path: Path) -> None:
+    run.divide(full=2, short=5)
+    async with stage(run, tmp_path, {"r1": host(), "r2": host()}) as on:
+        async with on.client.traffic():
+            await asyncio.sleep(run.seconds / 6)
+            for node in on.fakes.values():
+                node.kill()
+            dead = time.time()
+            await asyncio.sleep(20 / run.factor)
+            await on.restart("r2")
+            back = time.time()
+        during = [o for o in on.client.told if dead + 0.3 < o.began and o.ended < back - 0.5]
+        refused = [one for one in during if one.reply.status == 503]
+        right = [one for one in refused if 1 <= int(one.reply.header("retry-after") or 0) <= 60]
+        first = min((o.ended for o in on.client.told if o.good and o.ended > back), default=None)
+        again = [one for one in on.client.told if one.began > (first or 0.0) + 0.5]
+
+        run.least("asked while all were down", len(during), 10)
+        run.none("answered with anything but 503 and Retry-After", [*_but(during, right)])
+        run.within("first success after the return", first and first - back, 3.0)
+        run.none("failed after that", [one for one in again if not one.good])
+
+
+def _but(all_: list[Told], some: list[Told]) -> list[Told]:
+    return [one for one in all_ if one not in some]
+
+
+@pytest.mark.chaos
+async def test_c14_storm_of_retries(run: Run, tmp_path: Path) -> None:
+    run.note = "First one node fails every attempt, then all of them do, with 502, after 0.3 s."
+    async with stage(run, tmp_path, {"r1": host(), "r2": host()}) as on:
+        await on["r1"].tell({"route": "/*", "method": "POST", "cut_after": 0, "times": 0})
+        await on.client.keep(run.seconds / 3, 200)
+        await on.client.done()
+        one_bad = len(on.inferred()) / len(on.client.told)
+        run.none("failed while one node fails", on.client.failed())
+
+        at, had = len(on.client.told), len(on.inferred())
+        for node in on.fakes.values():
+            await node.forget()
+            fails = {"route": "/*", "method": "POST", "status": 502, "delay": 0.3, "times": 0}
+            await node.tell(fails)
+        seconds = run.seconds / 3
+        await on.client.keep(seconds, 200)
+        await on.client.done()
+        asked = len(on.client.told) - at
+        # Three at a time are always allowed: each takes 0.3 s.
+        limit = 1.2 + 3 / 0.3 * seconds / asked
+        run.most("attempts a request, one node fails", one_bad, limit)
+        run.most("attempts a request, all fail", (len(on.inferred()) - had) / asked, limit)
+        run.seen("requests", len(on.client.told))
