@@ -3,8 +3,11 @@
 import asyncio
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
+
+from tests.wire.process import Start, sidecar_process
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -18,3 +21,9 @@ def pytest_asyncio_loop_factories(
 
         factories["uvloop"] = uvloop.new_event_loop
     return factories
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Starts the command with settings of its own."""
+    return lambda *arguments, **settings: sidecar_process(tmp_path, arguments, settings)
