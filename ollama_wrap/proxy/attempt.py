@@ -29,8 +29,6 @@ _ERROR_BODY = 64 * 1024
 _JOINED = 64 * 1024
 #: Seconds to connect to a node that is thought to be down.
 _LAST_GASP = 1.0
-#: A sidecar is given this much less than what is left of a deadline, in ms.
-_ON_THE_WAY = 50
 
 
 class Attempt:
@@ -249,18 +247,10 @@ class Attempt:
         return None if self.call.length < 0 else self.call.length
 
     def _marks(self) -> list[Header]:
-        marks = list(self.upstream.node.headers)
-        if (sidecar := self.upstream.sidecar) is not None:
-            call = self.call
-            marks.append((b"X-Ollama-Hop", b"1"))
-            # One of our own name would take it for a loop.
-            if sidecar.id != self._wire.node_id:
-                marks.append((b"Via", b"1.1 " + self._wire.node_id.encode()))
-            if b"x-request-id" not in call.fields:
-                marks.append((b"X-Request-ID", call.id.encode()))
-            if call.deadline is not None:
-                left = int((call.deadline - self._wire.clock.monotonic()) * 1000) - _ON_THE_WAY
-                marks.append((b"X-Ollama-Timeout-Ms", b"%d" % max(0, left)))
+        marks, sidecar = list(self.upstream.node.headers), self.upstream.sidecar
+        if sidecar is not None:
+            own_id, now = self._wire.node_id, self._wire.clock.monotonic()
+            marks += headers.marks(self.call, own_id, sidecar.id, now)
         return marks
 
     # the wait

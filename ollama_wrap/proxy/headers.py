@@ -50,6 +50,8 @@ _CREDENTIALS = (b"authorization", b"x-api-key")
 _PROTECTED = frozenset({b"host", b"authorization", b"content-length", b"content-type"})
 #: What Go's server adds to an answer by itself stands after all else.
 _WRITTEN_LAST = frozenset({b"date", b"content-length"})
+#: A sidecar is given this much less than what is left of a deadline, in ms.
+_ON_THE_WAY = 50
 #: What another node says for itself and not for us.
 _NOT_FROM_ELSEWHERE = (b"access-control-", b"x-ollama-", b"x-request-id")
 
@@ -82,6 +84,20 @@ def request(
             (before if index < place else after).append(field)
     after.extend(extra)
     return before, after
+
+
+def marks(call: Call, own_id: str, sidecar: str, now: float) -> list[Header]:
+    """What only another sidecar is told; `now` is monotonic seconds."""
+    told = [(b"X-Ollama-Hop", b"1")]
+    # One of our own name would take it for a loop.
+    if sidecar != own_id:
+        told.append((b"Via", b"1.1 " + own_id.encode()))
+    if b"x-request-id" not in call.fields:
+        told.append((b"X-Request-ID", call.id.encode()))
+    if call.deadline is not None:
+        left = int((call.deadline - now) * 1000) - _ON_THE_WAY
+        told.append((b"X-Ollama-Timeout-Ms", b"%d" % max(0, left)))
+    return told
 
 
 def framing(call: Call, size: int | None) -> bytes:
