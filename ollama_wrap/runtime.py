@@ -155,7 +155,11 @@ class Runtime:
     async def _refresh_host(self) -> None:
         while True:
             await self.clock.sleep(REFRESH_AFTER)
+            before = self.host.addresses
             self.host.refresh()
+            # A network is back: nodes that sleep are probed seldom, and may be there again.
+            if self.host.addresses - before:
+                self.prober.hasten()
 
     async def _close(self) -> None:
         self.chronicle.stop()

@@ -79,6 +79,11 @@ class Prober:
         for watch in self._watches.values():
             watch.obey(self._around)
 
+    def hasten(self) -> None:
+        """Ask all nodes now."""
+        for watch in self._watches.values():
+            watch.hasten()
+
     def refresh(self, node_id: str, *, models: bool = False) -> None:
         """Ask the node now; `models`: what it has may have changed."""
         if (watch := self._watches.get(node_id)) is not None:

@@ -3,7 +3,7 @@
 Owns how each is asked of Linux and macOS, and the two things that the process asks
 for itself: more files, and its free memory taken back. What cannot be told is None, or
 left out. Asks no name server. Knows nothing of who uses it: whoever wants
-fresh answers calls `refresh`, each 60 s.
+fresh answers calls `refresh`, every `REFRESH_AFTER` seconds.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from pathlib import Path
 if sys.platform != "win32":
     import resource
 
-REFRESH_AFTER = 60.0
+REFRESH_AFTER = 5.0
 
 #: where control groups say what a group of processes may have, in versions 2 and 1 of them
 _GROUPS = (("", "sys/fs/cgroup", "memory.max"),

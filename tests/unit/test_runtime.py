@@ -1,17 +1,27 @@
 """How the mode follows settings, choices, nodes and faults; what surfaces are given."""
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
-from ollama_wrap import app
+from ollama_wrap import app, tasks
 from ollama_wrap.call import Mode
+from ollama_wrap.cluster.prober import Prober
 from ollama_wrap.config import Settings
 from ollama_wrap.errors import StoreUnavailable
 from ollama_wrap.nodes.health import NodeState
-from ollama_wrap.observe.host import most_files
+from ollama_wrap.observe.host import REFRESH_AFTER, Host, most_files
 from ollama_wrap.runtime import PEER, Runtime
 from tests.fakes.clock import FakeClock
 from tests.fakes.nodes import health
 from tests.unit.api.sidecar import Store
+
+
+@dataclass
+class Hastened:
+    """Stands where the prober is."""
+
+    hasten: Callable[[], None]
 
 
 def runtime(nodes: str = "r1=http://h1:11434", **settings: Any) -> Runtime:
@@ -141,3 +151,18 @@ async def test_measures_against_overload_are_obeyed_by_every_part() -> None:
     assert made.guard.strain is made.pipeline.budget.strain is made.strain
     assert made.parts().strain is made.strain
     assert made.strain.retry_after == 1
+
+
+async def test_nodes_are_asked_at_once_when_a_network_is_back() -> None:
+    made = runtime()
+    clock, hastened = cast("FakeClock", made.clock), list[frozenset[str]]()
+    addresses = [frozenset({"127.0.0.1"})] * 2 + [frozenset({"127.0.0.1", "10.0.0.7"})] * 2
+    made.host = Host(lambda: "tower", lambda: addresses.pop(0) if addresses else frozenset())
+    made.prober = cast("Prober", Hastened(lambda: hastened.append(made.host.addresses)))
+    loop = tasks.start(made._refresh_host(), "host")
+
+    await clock.run(REFRESH_AFTER * 4)
+    await tasks.stop(loop)
+
+    # Not when one went away.
+    assert hastened == [frozenset({"127.0.0.1", "10.0.0.7"})]

@@ -183,6 +183,23 @@ async def test_refresh_asks_the_node_now_and_reads_its_lists_where_they_may_diff
     assert sorted(host.backends["r2"].asked) == ["loaded", "models", "probe"]
 
 
+async def test_nodes_that_sleep_are_asked_at_once_when_there_is_reason(host: Host) -> None:
+    await host.prober.start()
+    host.backends["r1"].says = host.backends["r2"].says = ConnectFailed("no route")
+    await host.clock.run(700.0)
+    for backend in host.backends.values():
+        backend.says = Probe(ADDRESS)
+    host.forget()
+    await host.clock.run(2.5)
+    before = host.asked()
+
+    host.prober.hasten()
+    await settle()
+
+    assert "r1" not in before
+    assert [host.backends[node].asked[:1] for node in ("r1", "r2")] == [["ping"]] * 2
+
+
 async def test_suspected_node_is_in_doubt_until_its_probe_is_good(host: Host) -> None:
     await host.prober.start()
     await host.clock.run(3.0)
