@@ -54,8 +54,8 @@ class AsgiExchange:
             name.lower(): value for name, value in reversed(self.headers)
         }
         self.http11: bool = scope.get("http_version", "1.1") != "1.0"
-        self.client: str = (scope.get("client") or ("",))[0]
-        self.listener: str = (scope.get("server") or ("",))[0] or ""
+        client: str = (scope.get("client") or ("",))[0]
+        self.ends = (client, (scope.get("server") or ("",))[0] or "")
         self.length, self.sized = -1, unsized(self.headers)
         http1 = scope.get("http_version", "1.1")[:1] == "1"
         if self.sized is not None or (http1 and b"transfer-encoding" not in self.fields):

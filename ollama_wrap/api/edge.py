@@ -202,7 +202,7 @@ class Edge:
     async def _answer(self, exchange: Exchange, call: Call, one: Open, plan: Plan) -> Ending | None:
         refusal = plan.refusal
         if refusal is ASK:
-            refusal = await self._door.origin(call, exchange.listener)
+            refusal = await self._door.origin(call, exchange.ends[1])
         if refusal is not None:
             self._turn_away(exchange, one, refusal)
             return None

@@ -55,8 +55,7 @@ class Planner:
 
     def plan(self, exchange: Exchange, now: float) -> Plan:
         """The plan of a request."""
-        notes = exchange.notes
-        key = (exchange.client, exchange.listener)
+        notes, key = exchange.notes, exchange.ends
         plan = notes.get(key)
         if isinstance(plan, Plan) and now < plan.until:
             return plan
@@ -73,8 +72,9 @@ class Planner:
         route = dialects.route(call.method, call.path)
         call.kind, call.operation, call.dialect = route.kind, route.operation, route.dialect
         call.repeatable, call.model = route.repeatable, route.model
-        refusal = self._door.stock(call, exchange.listener)
-        if refusal is not None and self._door.redirects(call, exchange.listener):
+        _, listener = exchange.ends
+        refusal = self._door.stock(call, listener)
+        if refusal is not None and self._door.redirects(call, listener):
             refusal = None
         seconds = _wishes(call)
         pace = _PACES.get(call.kind, Pace.BRIEF)
@@ -126,7 +126,7 @@ def _template(exchange: Exchange, path: str) -> Call:
         path=path,
         headers=exchange.headers,
         fields=fields,
-        client=exchange.client,
+        client=exchange.ends[0],
         http11=exchange.http11,
         sized=exchange.sized,
         prefixed=target is not exchange.target,

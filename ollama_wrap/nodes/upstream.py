@@ -265,7 +265,8 @@ class Upstream:
         load = self._load
         load.total += 1
         load.by_key[key] = load.by_key.get(key, 0) + 1
-        self.circuit = self.circuit.tried()
+        if self.circuit.retry_at is not None:
+            self.circuit = self.circuit.tried()
 
     def give(self, key: str | None, now: float, service: float | None) -> None:
         """It has ended, after `service` seconds where that says how fast the node is."""
@@ -279,7 +280,7 @@ class Upstream:
             del load.by_key[key]
         else:
             load.by_key[key] = count - 1
-        if not load.total:
+        if not load.total and self.circuit.trying:
             self.circuit = self.circuit.released()
         if service is not None:
             self._measure(service, now)
@@ -293,8 +294,13 @@ class Upstream:
         """What an attempt said of the node, and of the model there."""
         before = self.circuit
         if verdict.success and not verdict.suspect and not before.fails and before.retry_at is None:
-            self._succeeded(now)
-            self._record_model(verdict, key, now)
+            # A good answer changes nothing but a count, which the circuit is told of together.
+            if now - self._good_since > _TOGETHER:
+                self._tell()
+                self._good_since = now
+            self._good += 1
+            if self._cooldowns:
+                self._record_model(verdict, key, now)
             return
         self._tell()
         before = self.circuit
@@ -315,13 +321,6 @@ class Upstream:
             self.changed.fire()
         if verdict.suspect:
             self.health = self._health.traffic_failed(now, wall)
-
-    def _succeeded(self, now: float) -> None:
-        # A good answer changes nothing but a count, which the circuit is told of together.
-        if now - self._good_since > _TOGETHER:
-            self._tell()
-            self._good_since = now
-        self._good += 1
 
     def _tell(self) -> None:
         if self._good:

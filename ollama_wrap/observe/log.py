@@ -58,7 +58,7 @@ class Output:
 
     def request(self, ended: Ended) -> None:
         """The one line of a request that ended."""
-        if LEVELS[ended.level] >= self.level:
+        if self.level <= LEVELS["info"] or LEVELS[ended.level] >= self.level:
             self._add((self._clock.now(), ended), REQUEST)
 
     def event(self, level: str, event: str, fields: MutableMapping[str, Any]) -> None:

@@ -7,6 +7,8 @@ the place is given back and the node learns how it ended.
 import asyncio
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from ollama_wrap import tasks
 from ollama_wrap.call import Call, Header, Kind, Mode
 from ollama_wrap.errors import NodeGone, UpstreamError, UpstreamTimeout
@@ -29,63 +31,43 @@ _ERROR_BODY = 64 * 1024
 _JOINED = 64 * 1024
 #: Seconds to connect to a node that is thought to be down.
 _LAST_GASP = 1.0
+_SERVED = outcome.SERVED.verdict
 
 
-class Attempt:
+class Attempt(Struct, eq=False):
     """One try of `call` at `upstream`, where a place is taken for it already.
 
     `key` is the model's canonical name, None where the call has none.
     """
 
-    __slots__ = (
-        "_answer",
-        "_closed",
-        "_patience",
-        "_placed",
-        "_stream",
-        "_upload",
-        "_watching",
-        "_wire",
-        "adopted",
-        "broken",
-        "call",
-        "ending_failed",
-        "key",
-        "learns",
-        "moved",
-        "outcome",
-        "reason",
-        "reply",
-        "started",
-        "upstream",
-    )
+    _wire: Wire
+    call: Call
+    upstream: Upstream
+    key: str | None
+    #: why the router chose this node
+    reason: str = "local"
+    started: float = 0.0
+    reply: Reply | None = None
+    outcome: Outcome = outcome.LEFT
+    #: the reply ended with the dialect's word for a failed engine
+    ending_failed: bool = False
+    broken: UpstreamError | None = None
+    moved: bool = False
+    #: it was under way when its call came to the usual line
+    adopted: bool = False
+    #: how it ends is told to the node
+    learns: bool = True
+    _answer: Answer | None = None
+    _upload: "asyncio.Task[None] | None" = None
+    _stream: Stream | None = None
+    _patience: Patience | None = None
+    _watching: Callable[[], None] | None = None
+    _placed: bool = True
+    _closed: bool = False
 
-    def __init__(self, wire: Wire, call: Call, upstream: Upstream, key: str | None) -> None:
-        self._wire = wire
-        self.call = call
-        self.upstream = upstream
-        call.asked = upstream.node.id
-        self.key = key
-        self.started = wire.clock.monotonic()
-        self.reply: Reply | None = None
-        self.outcome: Outcome = outcome.LEFT
-        #: the reply ended with the dialect's word for a failed engine
-        self.ending_failed = False
-        self.broken: UpstreamError | None = None
-        self.moved = False
-        self._answer: Answer | None = None
-        self._upload: asyncio.Task[None] | None = None
-        self._stream: Stream | None = None
-        self._patience: Patience | None = None
-        self._watching: Callable[[], None] | None = None
-        self._placed = True
-        self._closed = False
-        #: it was under way when its call came to the usual line
-        self.adopted = False
-        #: how it ends is told to the node
-        self.learns = True
-        #: why the router chose this node
-        self.reason = "local"
+    def __post_init__(self) -> None:
+        self.call.asked = self.upstream.node.id
+        self.started = self._wire.clock.monotonic()
 
     @property
     def answer(self) -> Answer | None:
@@ -116,8 +98,10 @@ class Attempt:
             self._begun()
         else:
             self._learn(self.outcome)
-            if self._answer is not None and self._answer.complete:
-                self._give_back(None)  # its answer is here; the call may go on elsewhere for long
+            if self._answer is not None and self._answer.complete and self._placed:
+                # Its answer is here; the call may go on elsewhere for long.
+                self._placed = False
+                self.upstream.give(self.key, self._wire.clock.monotonic(), None)
         if self.reply is None:
             self.close()
         return self.outcome
@@ -164,10 +148,12 @@ class Attempt:
 
     def ask(self) -> bool:
         """Ask the node at once; False: no connection to it is idle."""
-        connection = self._pool().reuse()
-        if connection is not None:
-            self._write(connection)
-        return connection is not None
+        pool = self._wire.pools.find(self.upstream.node)
+        connection = pool.reuse() if pool is not None else None
+        if connection is None:
+            return False
+        self._write(connection)
+        return True
 
     def notice(self, call: Callable[[], None] | None) -> None:
         """Call `call` when the reply may become the client's, or has failed."""
@@ -228,6 +214,8 @@ class Attempt:
             known = (upstream.node, *self._lines())
             if lines is not None:
                 lines[upstream] = known
+        if call.sized is not None and call.body is not None:
+            return b"%b%b: %d\r\n%b" % (known[1], call.sized[1], len(call.body), known[2])
         return known[1] + headers.framing(call, self._size()) + known[2]
 
     def _lines(self) -> tuple[bytes, bytes]:
@@ -347,7 +335,8 @@ class Attempt:
         if self._closed:
             return
         self._closed = True
-        self._watch(None)
+        if self._watching is not None:
+            self._watch(None)
         if self._patience is not None:
             self._patience.stop()
         answer, wire = self._answer, self._wire
@@ -360,21 +349,19 @@ class Attempt:
             self._learn(outcome.ENGINE)
         elif served and whole:
             self._learn(outcome.SERVED)
-        if answer is not None:
+        if answer is not None and not answer.complete:
             answer.close()
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
         if self._stream is not None:
             wire.overlap.end(self.upstream, self.key, self._stream, now)
-        timed = served and whole and self.call.kind is Kind.INFER
-        self._give_back(now - self.started if timed else None)
-        if self.call.kind is Kind.ONCE:
-            wire.refresh(self.upstream.node.id)
-
-    def _give_back(self, service: float | None) -> None:
+        kind = self.call.kind
         if self._placed:
             self._placed = False
-            self.upstream.give(self.key, self._wire.clock.monotonic(), service)
+            timed = served and whole and kind is Kind.INFER
+            self.upstream.give(self.key, now, now - self.started if timed else None)
+        if kind is Kind.ONCE:
+            wire.refresh(self.upstream.node.id)
 
     def _learn(self, end: Outcome) -> None:
         if not self.learns:
@@ -383,6 +370,9 @@ class Attempt:
         now = clock.monotonic()
         # That a model can be shown says nothing of running it.
         key = self.key if self.call.kind is Kind.INFER else None
+        if end is outcome.SERVED:
+            upstream.record(_SERVED, key, now, clock.now())
+            return
         upstream.record(end.verdict, key, now, clock.now())
         if end.saturated:
             upstream.saturated(now)

@@ -95,12 +95,8 @@ class Exchange(Protocol):
         """Not HTTP/1.0."""
 
     @property
-    def client(self) -> str:
-        """Address of the peer, without port."""
-
-    @property
-    def listener(self) -> str:
-        """Address that the connection came in on, without port."""
+    def ends(self) -> tuple[str, str]:
+        """Addresses, without ports: the client's, and the one that its connection came in on."""
 
     @property
     def plain(self) -> bool:

@@ -97,22 +97,17 @@ class InboundExchange(Struct, eq=False, weakref=True):
         return self.length != 0 or self.head.sized is not None
 
     @property
-    def client(self) -> str:
-        """Address of the peer."""
-        return self.connection.address
-
-    @property
-    def listener(self) -> str:
-        """Address that the connection came in on."""
-        return self.connection.listener
+    def ends(self) -> tuple[str, str]:
+        """See `Exchange.ends`."""
+        return self.connection.ends
 
     # the body, from the connection
 
-    def arrived(self, part: bytes) -> None:
+    def arrived(self, part: bytes, *, last: bool = False) -> None:
         """Bytes of the body; `b""` ends it."""
-        if not part:
+        if last or not part:
             self.complete = True
-        elif not self.over:
+        if part and not self.over:
             self._parts.append(part)
             self._size += len(part)
             if self._size > UNREAD and not self.reading:

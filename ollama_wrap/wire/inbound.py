@@ -88,6 +88,7 @@ class Inbound(HttpToolsProtocol):
         self.chunks: Chunks | None = None
         self.exchange: InboundExchange | None = None
         self.address = self.listener = ""
+        self.ends = ("", "")
         self.stage = HEAD
         #: bytes that came before their turn: a head that has not ended, a next request
         self.held = b""
@@ -105,8 +106,7 @@ class Inbound(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.address = _plain(self.client)
-        self.listener = _plain(self.server)
+        self.address, self.listener = self.ends = _plain(self.client), _plain(self.server)
         transport.set_write_buffer_limits(*self.guard.marks)
         if (fault := self.guard.admit(self)) is not None:
             self.refuse(fault)
@@ -261,9 +261,12 @@ class Inbound(HttpToolsProtocol):
             self._to_application(head)
 
     def _take_body(self, data: bytes) -> bytes:
-        left = self.left
-        part, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
-        self.left = left - len(part)
+        if len(data) == self.left and self.exchange is not None:
+            self.left, self.stage = 0, ANSWER
+            self.exchange.arrived(data, last=True)
+            return b""
+        part, rest = data[: self.left], data[self.left :]
+        self.left -= len(part)
         self._arrived(part)
         if not self.left:
             self._ended()

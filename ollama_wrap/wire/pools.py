@@ -39,6 +39,11 @@ class Pools:
         self._pools[node.id] = (node, pool)
         return pool
 
+    def find(self, node: Node) -> Pool | None:
+        """The pool of `node`, if it has one already."""
+        known = self._pools.get(node.id)
+        return known[1] if known is not None and known[0] is node else None
+
     def keep(self, ids: Iterable[str]) -> None:
         """Close the pools of all other nodes."""
         for left in set(self._pools) - set(ids):

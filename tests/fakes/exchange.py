@@ -27,8 +27,7 @@ class FakeExchange:
         self.method = method
         self.target = target.encode("latin-1")
         self.loop = asyncio.get_running_loop()
-        self.client = client
-        self.listener = listener
+        self.ends = (client, listener)
         self.body = body
         given = [("Host", "localhost:11434"), *fields]
         if body:

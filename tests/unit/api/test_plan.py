@@ -76,7 +76,7 @@ async def test_origin_that_must_be_asked_is_not_kept() -> None:
 
     assert plan.refusal is ASK
     assert exchange.notes == {}
-    await desk.door.origin(plan.call, exchange.listener)
+    await desk.door.origin(plan.call, exchange.ends[1])
     assert desk.plan(exchange).refusal is None
     assert len(exchange.notes) == 1
 
@@ -85,7 +85,7 @@ async def test_plans_of_one_head_are_bounded_however_many_clients_send_it() -> N
     desk, exchange = Desk(), FakeExchange()
 
     for number in range(1000):
-        exchange.client = f"10.0.{number // 250}.{number % 250}"
+        exchange.ends = (f"10.0.{number // 250}.{number % 250}", exchange.ends[1])
         desk.plan(exchange)
 
     assert 1 <= len(exchange.notes) <= 64
