@@ -63,3 +63,13 @@ class Budget:
         """Bytes of a body that may be kept for one more call."""
         most = _LITTLE if self.strain.refuse else self.allowance.body
         return max(0, min(most, self.allowance.bodies - self.kept))
+
+    def keeps(self, size: int) -> bool:
+        """Whether a body that is counted already, with `size` bytes, may still be kept."""
+        most = _LITTLE if self.strain.refuse else self.allowance.body
+        return size <= most and not self.full
+
+    @property
+    def full(self) -> bool:
+        """Whether kept bodies take more than they may."""
+        return self.kept > self.allowance.bodies

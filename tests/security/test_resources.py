@@ -161,6 +161,32 @@ async def test_large_chat_is_streamed_to_one_node_in_little_memory(chunked: bool
     assert most - before < (2 * 32 + 16) * MIB
 
 
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+async def test_bodies_that_never_end_are_counted_together(chunked: bool) -> None:
+    """S71: many of them, each below its own limit, hold no more than all kept bodies may."""
+    limits = {"replay_limit": MIB, "replay_total": 4 * MIB}
+    async with (
+        cluster(upstream=limits) as one,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        raw = post("/api/chat", b"").replace(b"Length: 0", b"Length: %d" % MIB)
+        if chunked:
+            raw = raw.replace(b"Content-Length: %d" % MIB, b"Transfer-Encoding: chunked")
+        part = b"x" * (MIB - 100)
+        for _ in range(30):
+            peer = await stack.enter_async_context(client(one.port))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await peer.send(raw + (chunk(part) if chunked else part))
+        held = sum(each.exchange._size for each in one.runtime.guard.connections if each.exchange)
+
+        budget = one.runtime.pipeline.budget
+        assert budget.kept <= 4 * MIB + 30 * 256 * 1024
+        # What is not kept waits unread for its node, 256 KiB a connection.
+        assert held + budget.kept < 4 * MIB + 30 * 2 * 256 * 1024
+        assert (await one.chat("tiny")).status == 200
+
+
 # ---------------------------------------------------------------- many different things
 
 

@@ -1,7 +1,8 @@
 """What is read of a body before somebody answers."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from ollama_wrap.api import intake
 from ollama_wrap.call import Call, Kind
 from ollama_wrap.dialects import route
+from ollama_wrap.errors import StreamBroken
 from ollama_wrap.proxy.budget import Allowance, Budget
 from ollama_wrap.wire.base import Exchange
 
@@ -149,3 +151,69 @@ async def test_target_nodes_make_it_a_spread(operation: str) -> None:
     await intake.read(cast("Exchange", Body(b'{"model":"m"}')), call, found, Budget(Allowance()))
 
     assert (call.kind, call.model) == (Kind.SPREAD, "m")
+
+
+# ---------------------------------------------------------------- bodies that are still coming
+
+
+class Trickle(Body):
+    """Its last piece never comes, until the client leaves."""
+
+    async def whole(self, limit: int) -> bytes | None:
+        return None
+
+    async def read(self) -> bytes:
+        if part := await super().read():
+            return part
+        self.budget = self.seen()
+        raise StreamBroken("the client has left")
+
+    def __init__(self, body: bytes, seen: Callable[[], int]) -> None:
+        super().__init__(body)
+        self.seen = seen
+
+
+async def gathered(body: bytes, budget: Budget, *, length: int) -> tuple[Call, Trickle]:
+    found = route("POST", "/api/chat")
+    call = Call("id", "POST", b"/api/chat", "/api/chat", [], length=length)
+    call.kind, call.operation, call.dialect = found.kind, found.operation, found.dialect
+    call.repeatable = True
+    exchange = Trickle(body, lambda: budget.kept)
+    with contextlib.suppress(StreamBroken):
+        await intake.read(cast("Exchange", exchange), call, found, budget)
+    return call, exchange
+
+
+@pytest.mark.parametrize("length", [-1, 500_000])
+async def test_body_is_counted_while_it_comes_and_not_after_its_client_has_left(
+    length: int,
+) -> None:
+    budget = Budget(Allowance(body=MIB, bodies=MIB))
+
+    call, exchange = await gathered(b"x" * 400_000, budget, length=length)
+
+    assert (exchange.budget, budget.kept, call.body) == (400_000, 0, None)
+
+
+async def test_body_is_given_up_when_all_together_are_too_much() -> None:
+    budget = Budget(Allowance(body=MIB, bodies=MIB))
+    budget.kept = MIB - 200_000
+
+    call, exchange = await gathered(dumped(model="m", x="y" * 400_000), budget, length=500_000)
+
+    assert (call.body, call.model, call.repeatable) == (None, "m", False)
+    assert exchange.taken < 300_000
+    assert budget.kept == MIB - 200_000
+    assert call.rest is not None
+    assert (await call.rest.read()).startswith(b'{"model": "m"')
+
+
+async def test_model_is_not_looked_for_far_behind_when_memory_is_full() -> None:
+    budget = Budget(Allowance(body=MIB, bodies=MIB))
+    budget.kept = MIB
+
+    call, exchange = await gathered(dumped(x="y" * 400_000, model="m"), budget, length=500_000)
+
+    assert (call.kind, call.model) == (Kind.OTHER, None)
+    assert exchange.taken < 200_000
+    assert budget.kept == MIB
