@@ -397,19 +397,23 @@ class Addressed(Guard):
 
 
 @pytest.mark.parametrize(
-    "address, full",
+    "address, other, full",
     [
-        ("192.0.2.1", True),
-        ("2001:db8::1", True),
-        ("192.0.2.9", False),
-        ("127.0.0.1", False),
-        ("::1", False),
+        ("192.0.2.1", "192.0.2.1", True),
+        ("2001:db8::1", "2001:db8::1", True),
+        # Machines of one network share a /64.
+        ("2001:db8::1", "2001:db8::2", False),
+        ("192.0.2.9", "192.0.2.9", False),
+        ("127.0.0.1", "127.0.0.1", False),
+        ("::1", "::1", False),
     ],
 )
-async def test_one_address_may_have_only_so_many_connections(address: str, full: bool) -> None:
+async def test_one_address_may_have_only_so_many_connections(
+    address: str, other: str, full: bool
+) -> None:
     """S70."""
     limits = replace(CALM, connections_per_address=2)
-    addressed = Addressed(limits, address, address, "192.0.2.2", address)
+    addressed = Addressed(limits, address, address, "192.0.2.2", other)
     one = Stand(limits)
     async with listening(one.take, addressed) as port, client(port), client(port), client(port):
         await until(lambda: len(addressed.connections) == 3)
