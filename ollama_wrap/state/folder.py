@@ -4,8 +4,10 @@ Owns the folder's mode and the file `lock` in it. The lock is the kernel's, so
 it ends with the process, however that ends. Knows nothing of what is inside.
 """
 
+import errno
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from ollama_wrap.errors import StoreUnavailable
@@ -14,6 +16,10 @@ if sys.platform == "win32":
     import msvcrt
 else:
     import fcntl
+
+
+#: the disk is read-only, full, or broken
+_UNWRITABLE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 class Folder:
@@ -28,8 +34,7 @@ class Folder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.chmod(0o700)
-            self._lock: int | None = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            self._lock: int | None = _made(path)
         except OSError as error:
             raise StoreUnavailable(f"no state folder at {path}: {error.strerror}") from error
         try:
@@ -39,14 +44,28 @@ class Folder:
             who = f"process {held}" if (held := _holder(path)) else "another process"
             raise StoreUnavailable(f"the state folder {path} is in use by {who}") from error
         # Only for people who read the file: the lock itself is the kernel's.
-        os.ftruncate(self._lock, 0)
-        os.write(self._lock, b"%d" % os.getpid())
+        with suppress(OSError):
+            os.ftruncate(self._lock, 0)
+            os.write(self._lock, b"%d" % os.getpid())
 
     def release(self) -> None:
         """Let others have it; may be called twice."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _made(path: Path) -> int:
+    """The open file to lock, in a folder that is for its owner alone."""
+    lock = path / "lock"
+    try:
+        path.chmod(0o700)
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        # Nothing can be stored there now, which is no reason to answer no calls.
+        return os.open(lock if lock.exists() else path, os.O_RDONLY)
 
 
 def _holder(path: Path) -> str | None:

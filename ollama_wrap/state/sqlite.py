@@ -7,6 +7,7 @@ Knows nothing of what is stored.
 """
 
 import asyncio
+import errno
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -165,8 +166,13 @@ class _Unusable(Exception):
 
 def _connect(path: Path, clock: Clock) -> sqlite3.Connection:
     # Made first, so that SQLite never creates it, nor the files beside it, with the umask's mode.
-    path.touch(0o600)
-    path.chmod(0o600)
+    try:
+        path.touch(0o600)
+        path.chmod(0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS or not _whole(path):
+            raise
+        return _read_only(path)
     # Each statement is its own transaction; the one thread keeps a read and its write together.
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
@@ -185,19 +191,48 @@ def _connect(path: Path, clock: Clock) -> sqlite3.Connection:
 
 
 def _prepare(db: sqlite3.Connection) -> None:
+    # The folder is ours alone. So no file has to be shared with anybody, which a full disk
+    # would have no room for, and what is there can be read on it.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    version = _checked(db)
+    db.execute("PRAGMA journal_mode = WAL")
+    # In WAL mode anything less may lose the last changes when the power goes.
+    db.execute("PRAGMA synchronous = FULL")
+    if version < SCHEMA:
+        db.execute(
+            "CREATE TABLE IF NOT EXISTS entries"
+            " (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL) WITHOUT ROWID"
+        )
+        db.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def _checked(db: sqlite3.Connection) -> int:
+    """The version of the schema. Raises _Unusable."""
+    version: int
     (version,) = db.execute("PRAGMA user_version").fetchone()
     if version > SCHEMA:
         raise _Unusable("newer", "was written by a newer version")
     if db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise _Unusable("broken", "is broken")
-    db.execute("PRAGMA journal_mode = WAL")
-    # In WAL mode anything less may lose the last changes when the power goes.
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute(
-        "CREATE TABLE IF NOT EXISTS entries"
-        " (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires REAL) WITHOUT ROWID"
-    )
-    db.execute(f"PRAGMA user_version = {SCHEMA}")
+    return version
+
+
+def _whole(path: Path) -> bool:
+    """Whether the file says it all: its last changes are not in the log beside it."""
+    beside = path.with_name(path.name + "-wal")
+    return path.is_file() and not (beside.exists() and beside.stat().st_size)
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    log.warning("the state in %s can be read and not written: no choice can be stored", path)
+    there = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    db = sqlite3.connect(there, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        _checked(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
 
 
 def _sweep(db: sqlite3.Connection, now: float) -> None:

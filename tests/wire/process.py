@@ -15,8 +15,9 @@ NOBODY = "http://127.0.0.1:1"
 class Process:
     """A started `python -m ollama_wrap`, and what it writes to standard error."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
         self.process = process
+        self.folder = folder
         self.lines: list[str] = []
         self.port = 0
 
@@ -86,7 +87,7 @@ async def sidecar_process(
         stderr=asyncio.subprocess.PIPE,
         pass_fds=passed,
     )
-    made = Process(process)
+    made = Process(process, folder)
     try:
         yield made
     finally:

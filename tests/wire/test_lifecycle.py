@@ -369,3 +369,69 @@ async def test_calls_wait_until_it_is_known_that_we_do_not_ask_ourselves(start: 
         assert ready.status == 503
         assert "starting" in ready.body.decode()
         await wrap.says("on http://")
+
+
+# ---------------------------------------------------------------- state
+
+
+BEARER = [("Authorization", f"Bearer {TOKEN}"), CLOSE]
+
+
+async def choose(port: int, mode: str) -> RawReply:
+    body = json.dumps({"mode": mode}).encode()
+    return await fetch(port, request_bytes("POST", "/admin/mode", body, BEARER))
+
+
+async def chosen(port: int) -> object:
+    status = request_bytes("GET", "/api/distributed/status", b"", [CLOSE])
+    shape = json.loads((await fetch(port, status)).body)
+    return shape["mode"], shape["mode_reason"]
+
+
+async def test_choice_that_was_acknowledged_outlives_a_kill(start: Start) -> None:
+    for mode in ("standalone", "local"):
+        async with start(OLLAMA_ADMIN_TOKEN=TOKEN) as wrap:
+            await wrap.starts()
+            assert (await choose(wrap.port, mode)).status == 200
+            wrap.send(signal.SIGKILL)
+            await wrap.ends()
+        async with start(OLLAMA_ADMIN_TOKEN=TOKEN) as wrap:
+            await wrap.starts()
+
+            assert await chosen(wrap.port) == (mode, "admin")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process")
+async def test_calls_are_answered_while_the_disk_is_full_and_after_a_start_on_it(
+    start: Start,
+) -> None:
+    import resource
+
+    async with (
+        FakeOllama(("tiny",)) as fake,
+        FakeOllama(("big",)) as tower,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        nodes = {"OLLAMA_LOCAL_ADDR": fake.url, "OLLAMA_WRAP_NODES": f"tower={tower.url}"}
+        wrap = await stack.enter_async_context(start(OLLAMA_ADMIN_TOKEN=TOKEN, **nodes))
+        await wrap.starts()
+        await choose(wrap.port, "distributed")
+        resource.prlimit(wrap.process.pid, resource.RLIMIT_FSIZE, (0, -1))
+        refused = await choose(wrap.port, "local")
+        served = await chat(wrap.port, "big")
+        wrap.send(signal.SIGTERM)
+        code = await wrap.ends()
+
+        limited = ("bash", "-c", 'ulimit -S -f 0; exec "$@"', "bash")
+        full = {"OLLAMA_ADMIN_TOKEN": TOKEN, **nodes}
+        folder = wrap.folder
+        again = await stack.enter_async_context(sidecar_process(folder, (), full, limited))
+        await again.starts()
+
+        assert (refused.status, json.loads(refused.body)["code"]) == (503, "STATE_UNAVAILABLE")
+        assert (served.status, code) == (200, 0)
+        assert await chosen(again.port) == ("distributed", "admin")
+        assert (await chat(again.port, "big")).status == 200
+        assert (await choose(again.port, "local")).status == 503
+        resource.prlimit(again.process.pid, resource.RLIMIT_FSIZE, (-1, -1))
+        assert (await choose(again.port, "local")).status == 200
