@@ -31,6 +31,9 @@ _DECODED_LIMIT = 20 << 20
 _WINDOW_LIMIT = 8 << 20
 _DEPTH_LIMIT = 10_000
 _PARTS_LIMIT = 64
+#: frames of zstd: one is usual, and each costs something even if nothing is in it
+_FRAMES_LIMIT = 1000
+_FRAMES = (b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18")
 #: what the scanner takes on: each of the three costs some 50 ms at most
 _BUDGET = 50_000
 _SCAN_LIMIT = 8 << 20
@@ -246,10 +249,13 @@ def _members(body: bytes) -> list[tuple[str, bytes, memoryview, int]] | None:
 def unpacked(body: bytes, headers: Sequence[Header]) -> bytes | None:
     """The body without its zstd coding, as stock's cloud passthrough undoes it on `/v1`.
 
-    None: broken, or more than 20 MiB when decoded. Costs what 20 MiB cost, at most.
+    None: broken, of very many frames, or more than 20 MiB when decoded. Costs what 20 MiB
+    cost, at most.
     """
     if _header(headers, b"content-encoding") != b"zstd":
         return body
+    if sum(map(body.count, _FRAMES)) > _FRAMES_LIMIT:
+        return None
     reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT).stream_reader(
         body, read_across_frames=True
     )

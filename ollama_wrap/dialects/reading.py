@@ -42,7 +42,7 @@ _FIRST = {
 # Longer values are not searched for a blank inside.
 _SHORT = 1024
 _nothing = re.compile(rb'""|[\[{][ \t\r\n]*[\]}]')
-_duration = re.compile(r"[-+]?(?:0|(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+)")
+_duration = re.compile(r"[-+]?(?:0|(?:(?:\d++\.?+\d*+|\.\d++)(?:ns|us|µs|μs|ms|s|m|h))++)")
 _amount = re.compile(r"(\d*)(\.\d*)?(ns|us|µs|μs|ms|s|m|h)")
 _UNITS = {"ns": 1, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9, "m": 6e10, "h": 3.6e12}
 
@@ -207,6 +207,8 @@ def _text(values: Values, name: str) -> str | None:
 
 def _is_zero(value: Text) -> bool | None:
     """Whether a `keep_alive` is no time at all; None where stock refuses it."""
+    if len(value) > _SHORT:
+        return None  # no time that anybody means
     text = bytes(value).decode("utf-8", "replace")
     if text[0] != '"':
         number = float(text)
@@ -216,6 +218,6 @@ def _is_zero(value: Text) -> bool | None:
         return None
     # Go cuts each amount to whole nanoseconds.
     return all(
-        not int(count or 0) and float(f"0{part or '.0'}0") * _UNITS[unit] < 1
+        not count.strip("0") and float(f"0{part or '.0'}0") * _UNITS[unit] < 1
         for count, part, unit in _amount.findall(text)
     )

@@ -83,9 +83,11 @@ ENGINE = Outcome("bad-response", blame=Blame.MODEL, answered=True)
 #: Statuses whose body decides; all others are the answer as they are.
 DOUBTFUL = frozenset({404, 429, 500, 502, 503, 504})
 
-_ABSENT = re.compile(
-    rb"""model ['"\\].*['"\\] not found|file does not exist""", re.IGNORECASE | re.DOTALL
-)
+# Two patterns: a name may be long and made of these very words, and one pattern for both ends
+# would try each pair of them.
+_NAMED = re.compile(rb"""model ['"\\]""", re.IGNORECASE)
+_NO_FILE = re.compile(rb"file does not exist", re.IGNORECASE)
+_NOT_FOUND = re.compile(rb"""['"\\] not found""", re.IGNORECASE)
 _OOM = re.compile(
     rb"out of memory|outofmemory|cudamalloc failed|failed to allocate|not enough memory"
     rb"|requires more system memory|unable to allocate|insufficient memory",
@@ -141,9 +143,14 @@ def _of_404(kind: Kind, headers: list[Header], body: bytes) -> Outcome:
     if plain:
         return NO_ROUTE if kind is Kind.INFER else SERVED
     # `model '' not found` says that the call names none, which is so everywhere.
-    if _ABSENT.search(body) and b"model '' not found" not in body:
-        return MISSING
-    return SERVED
+    return MISSING if _is_absent(body) and b"model '' not found" not in body else SERVED
+
+
+def _is_absent(body: bytes) -> bool:
+    named = _NAMED.search(body)
+    if named is not None and _NOT_FOUND.search(body, named.end()):
+        return True
+    return _NO_FILE.search(body) is not None
 
 
 def _of_500(body: bytes) -> Outcome:

@@ -128,6 +128,32 @@ async def test_odd_body_is_passed_on_stock_s_routes(target: str, body: bytes) ->
         assert (await one.ended())["level"] == "info"
 
 
+LONG = {
+    "name": {"model": "model '" * 8000},
+    "name-end": {"model": "' not found " * 5000},
+    "digits": {"model": "tiny", "keep_alive": "1" * 60_000 + "x"},
+    "digits-of-a-second": {"model": "tiny", "keep_alive": "9" * 5000 + "s"},
+    "many-times": {"model": "tiny", "keep_alive": "0s" * 100_000},
+    "dots": {"model": "tiny", "keep_alive": "0." + "0" * 60_000 + "s"},
+    "slashes": {"model": "a/" * 30_000},
+    "colons": {"model": ":" * 60_000},
+    "cloud": {"model": "-cloud" * 10_000},
+    "escapes": {"model": "\u2028\U0001f600" * 10_000},
+    "prompt": {"model": "tiny", "prompt": '{[\\"' * 30_000},
+}
+
+
+@pytest.mark.parametrize("fields", LONG.values(), ids=LONG)
+@pytest.mark.parametrize("target", ["/api/generate", "/api/chat", "/v1/chat/completions"])
+async def test_no_value_holds_up_everybody_else(target: str, fields: dict[str, object]) -> None:
+    """S35: nor does the answer that repeats it."""
+    async with cluster(ALONE) as one:
+        reply = await quick(one, target, json.dumps(fields).encode())
+
+        assert reply.status < 500
+        assert (await one.chat("big")).status == 200
+
+
 # ---------------------------------------------------------------- codings and forms
 
 
@@ -140,9 +166,10 @@ def bomb() -> bytes:
 
 @pytest.mark.parametrize(
     "coding, body",
-    [("zstd", bomb()), ("zstd", b"\x28\xb5\x2f\xfd cut"), ("gzip", b"\x1f\x8b" * 5000),
+    [("zstd", bomb()), ("zstd", b"\x28\xb5\x2f\xfd cut"),
+     ("zstd", zstandard.compress(b"") * 500_000), ("gzip", b"\x1f\x8b" * 5000),
      ("br", b"\xff" * 5000), ("unheard-of", b"{}")],
-    ids=["zstd-bomb", "zstd-broken", "gzip", "br", "unknown"],
+    ids=["zstd-bomb", "zstd-broken", "zstd-frames", "gzip", "br", "unknown"],
 )  # fmt: skip
 @pytest.mark.parametrize("target", ["/v1/chat/completions", "/api/chat"])
 async def test_coded_body_that_we_do_not_read_is_passed(

@@ -254,6 +254,15 @@ def test_broken_zstd_is_not_read(packed: bytes) -> None:
     assert unpacked(packed, ZSTD) is None
 
 
+def test_zstd_of_very_many_frames_is_not_read() -> None:
+    frame = zstandard.compress(b"")
+    skipped = b"\x50\x2a\x4d\x18\0\0\0\0"
+
+    assert unpacked(frame * 900 + zstandard.compress(b"{}"), ZSTD) == b"{}"
+    assert unpacked(frame * 2000, ZSTD) is None
+    assert unpacked(skipped * 2000 + zstandard.compress(b"{}"), ZSTD) is None
+
+
 def test_zstd_window_of_more_than_8_mib_is_refused_as_stock_refuses_it() -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=24)
     writer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()

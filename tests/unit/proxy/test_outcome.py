@@ -1,6 +1,7 @@
 """What the end of an attempt means, by the words of stock itself."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,22 @@ def test_broken_connection_puts_the_node_in_doubt(end: Outcome) -> None:
 @pytest.mark.parametrize("end", [outcome.LEFT, outcome.NODE_DOWN, outcome.LOCAL_DOWN, outcome.LATE])
 def test_what_the_node_did_not_do_counts_against_nobody(end: Outcome) -> None:
     assert (end.verdict.blame, end.verdict.success) == (Blame.NONE, False)
+
+
+@pytest.mark.parametrize("name", ["model '", "model '' ", "' not foun", "out of memory "])
+@pytest.mark.parametrize("status", [404, 500])
+def test_name_that_is_made_of_our_words_is_judged_at_once(name: str, status: int) -> None:
+    """S20, S35: stock repeats the name that a client sent."""
+    body = f"model '{name * 9000} not loaded".encode()
+    began = time.perf_counter()
+
+    of_answer(Kind.INFER, status, JSON, body[:65_536])
+
+    assert time.perf_counter() - began < 0.1
+
+
+@pytest.mark.parametrize("text", ["file does not exist", "model 'x': file does not exist"])
+def test_missing_file_is_a_missing_model(text: str) -> None:
+    body = json.dumps({"error": text}).encode()
+
+    assert of_answer(Kind.INFER, 404, JSON, body) is outcome.MISSING
