@@ -18,7 +18,7 @@ from ollama_wrap.config.settle import settle
 from ollama_wrap.config.sources import Found, Given
 from ollama_wrap.config.table import Trait, rows, setting
 from ollama_wrap.config.values import (
-    ExistingFile,
+    Certificates,
     Listen,
     Lower,
     Names,
@@ -91,7 +91,7 @@ class Settings(BaseSettings):
         "What takes a caller on loopback or the admin token: off, management (pull, push, create,"
         " copy, delete, blobs, account routes), or all.",
     )
-    ca_file: ExistingFile | None = setting(None, "A CA file for https to nodes.")
+    ca_file: Certificates | None = setting(None, "A CA file for https to nodes.")
     config_dir: Path = setting(
         "ollama_wrap-config",
         "Where node.yaml (this host) and config.yaml (all hosts) are.",

@@ -6,6 +6,7 @@ Every parser raises ValueError with a sentence that says what would be right.
 import ipaddress
 import json
 import re
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -195,9 +196,14 @@ def parse_text(value: object) -> object:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def existing_file(path: Path) -> Path:
+def certificates(path: Path) -> Path:
+    """A file of certificates that TLS can use: better found out now than by the first call."""
     if not path.is_file():
         raise ValueError("no such file; write the path of one that this user can read")
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:
+        raise ValueError(f"holds no certificates that can be read ({error})") from None
     return path
 
 
@@ -225,5 +231,5 @@ Origins = Annotated[tuple[str, ...], BeforeValidator(split), AfterValidator(with
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
 Pairs = Annotated[str, BeforeValidator(parse_text)]
 Store = Annotated[str, AfterValidator(parse_store)]
-ExistingFile = Annotated[Path, AfterValidator(existing_file)]
+Certificates = Annotated[Path, AfterValidator(certificates)]
 Lower = BeforeValidator(lower)

@@ -437,3 +437,21 @@ async def test_no_call_notices_a_hundred_reloads_a_third_of_them_invalid(files: 
         changed = one.runtime.fleets.changed._callbacks
         # Whoever was replaced listens no more.
         assert len(changed) < 20
+
+
+async def test_entry_that_leads_back_here_stays_left_out_and_is_said_once(files: Files) -> None:
+    async with two(files) as one:
+        files.begin(one)
+        said = "this node is this sidecar itself; it is left out"
+        me = f"me={one.url}"
+        files.write(nodes={"text": f"{me},r1={one['r1'].url}"})
+        await reloaded(one)
+        await one.until(lambda: others(one) == ["r1"])
+        files.write(nodes={"text": f"{me},r1={one['r1'].url};weight=5"})
+        await reloaded(one)
+        at_once = others(one)
+        await asyncio.sleep(0.3)
+
+        assert at_once == others(one) == ["r1"]
+        assert len(one.lines(said)) == 1
+        assert (await one.chat("big")).status == 200

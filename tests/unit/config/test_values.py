@@ -12,7 +12,7 @@ from ollama_wrap.config.values import (
     Origins,
     Seconds,
     Size,
-    existing_file,
+    certificates,
     node_id_of,
     parse_listen,
     parse_listens,
@@ -213,9 +213,12 @@ def test_nowhere_to_listen_is_refused() -> None:
         parse_listens(" , ")
 
 
-def test_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "there").touch()
+def test_file_without_certificates_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("no certificate")
+    good = Path(__file__).parents[2] / "data/tls/cert.pem"
 
-    assert existing_file(tmp_path / "there").name == "there"
+    assert certificates(good) == good
     with pytest.raises(ValueError, match="no such file"):
-        existing_file(tmp_path / "away")
+        certificates(tmp_path / "away")
+    with pytest.raises(ValueError, match="no certificates"):
+        certificates(tmp_path / "empty")
