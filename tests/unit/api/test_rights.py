@@ -163,7 +163,8 @@ def test_unreadable_body_is_bad_where_a_right_hangs_on_it(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [None, b" " * (2 << 20)])
-def test_body_too_large_to_be_read_takes_the_token(body: bytes | None) -> None:
+@pytest.mark.parametrize("path", ["/api/pull", "/api/create"])
+def test_body_too_large_to_be_read_takes_the_token(path: str, body: bytes | None) -> None:
     with pytest.raises(Forbidden):
-        check(call("POST", "/api/pull", body=body), loopback=True)
-    check(call("POST", "/api/pull", BEARER, body=body))
+        check(call("POST", path, body=body), loopback=True)
+    check(call("POST", path, BEARER, body=body))
