@@ -78,11 +78,12 @@ class Line:
         self.pipeline = Pipeline(
             Chains(self._responders()),
             self._ranked.rank,
-            Told(self._ended, metrics.running, self._cache.store, self._cache.keep),
+            Told(self._ended, self._cache.store, self._cache.keep),
             self._budget,
             clock,
             self._ranked.begin,
         )
+        metrics.running = self.pipeline.running.__len__
 
     def obey(self, settings: Settings, router: Router) -> None:
         """Answer by other settings from now on."""

@@ -10,7 +10,6 @@ import itertools
 import re
 import secrets
 from collections.abc import Callable, Coroutine
-from copy import copy
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -95,6 +94,7 @@ class Edge:
         self._facts = facts
         self._clock = clock
         prefix = secrets.token_hex(4)
+        fleets.changed.subscribe(pipeline.running.look)
         self._ids = (f"{prefix}-{count}" for count in itertools.count(1))
 
     def ours(self, path: str) -> bool:
@@ -126,7 +126,7 @@ class Edge:
             return
         call = self._open(exchange, plan, now)
         one = self._pipeline.open(call, None)
-        here = exchange.complete and exchange.has_body and not exchange.over
+        here = exchange.complete and exchange.length > 0 and not exchange.over
         if plan.usual and here and self._sent_on(exchange, call, one, plan):
             return
         self._start(exchange, one, self._answer(exchange, call, one, plan))
@@ -134,7 +134,7 @@ class Edge:
     def _sent_on(self, exchange: Exchange, call: Call, one: Open, plan: Plan) -> bool:
         """Whether the call is on its way without a task; else its body has been read if any."""
         budget = self._pipeline.budget
-        if not 0 <= exchange.length <= budget.body_limit():
+        if exchange.length > budget.body_limit():
             return False
         attempt: Attempt | None = None
         try:
@@ -150,7 +150,7 @@ class Edge:
         if attempt is None:
             self._start(exchange, one, self._answer_read(exchange, call, one))
         else:
-            Express(self, exchange, one, attempt, self._fleets)
+            Express(self, exchange, one, attempt)
         return True
 
     def _start(self, exchange: Exchange, one: Open, work: Answering) -> None:
@@ -189,7 +189,7 @@ class Edge:
     # in
 
     def _open(self, exchange: Exchange, plan: Plan, now: float) -> Call:
-        call = copy(plan.call)
+        call = plan.call.__copy__()
         call.id = call.id or next(self._ids)
         call.started = now
         call.mode = self._fleets.current.mode

@@ -11,7 +11,6 @@ from typing import Protocol
 
 from ollama_wrap.dialects import Ending
 from ollama_wrap.errors import UpstreamError
-from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.proxy.running import Open
@@ -43,27 +42,24 @@ class Line(Protocol):
 class Express:
     """One call on its way; a Sink of its answer's body."""
 
-    __slots__ = ("_attempt", "_changed", "_closed", "_exchange", "_feed", "_line", "_one")
+    __slots__ = ("_attempt", "_closed", "_exchange", "_feed", "_line", "_one")
 
-    def __init__(
-        self, line: Line, exchange: Exchange, one: Open, attempt: Attempt, fleets: Fleets
-    ) -> None:
+    def __init__(self, line: Line, exchange: Exchange, one: Open, attempt: Attempt) -> None:
         self._line = line
         self._exchange = exchange
         self._one = one
         self._attempt = attempt
-        self._changed = fleets.changed
         self._feed: Callable[[list[bytes]], None] = one.tap.feed
         self._closed = False
         exchange.gone = one.cancel = self.leave
-        self._changed.subscribe(self._check)
+        one.look = self._check
         attempt.notice(self._begun)
 
     # before the first byte
 
     def _begun(self) -> None:
         """The first byte is here, or none will come."""
-        self._changed.unsubscribe(self._check)
+        self._one.look = None
         if self._closed:
             return
         try:
@@ -73,6 +69,11 @@ class Express:
                 return
             self._one.reply = reply
             self._line.begin(self._exchange, self._one)
+            if (pieces := self._attempt.whole()) is not None:
+                self._feed(pieces)
+                self._exchange.feed(pieces)
+                self.end(None)
+                return
             self._exchange.writable = self._attempt.resume
             self._attempt.start(self)
             if not self._closed:
@@ -84,7 +85,7 @@ class Express:
     def _check(self) -> None:
         # The node went down: whether the call may move is decided on the usual line.
         if self._attempt.upstream.state is NodeState.DOWN and not self._closed:
-            self._changed.unsubscribe(self._check)
+            self._one.look = None
             self._attempt.notice(None)
             self._hand_over()
 
@@ -121,7 +122,7 @@ class Express:
         """The client is gone, or an operator ends the call."""
         if self._closed:
             return
-        self._changed.unsubscribe(self._check)
+        self._one.look = None
         self._attempt.notice(None)
         self._line.ended_early(self._exchange, self._one)
         self._close(None)
@@ -131,5 +132,6 @@ class Express:
             self._closed = True
             # They hold each other: none of them would be freed before the next collection.
             self._exchange.gone = self._one.cancel = None
-            self._attempt.close()
+            if self._one.reply is None:
+                self._attempt.close()
             self._line.close(self._one, ending)

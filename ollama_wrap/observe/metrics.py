@@ -144,6 +144,8 @@ class Metrics(Collector):
         self._per_token = self._histograms["time_per_output_token_seconds"]
         self._latency = self._histograms["e2e_request_latency_seconds"]
         self._failed = 0
+        #: how many requests are in hand
+        self.running: Callable[[], int] = lambda: 0
         #: called before the numbers are read, by whoever keeps some of them back
         self.refresh: Callable[[], None] = lambda: None
         #: requests that ended and are not counted yet: together that costs less
@@ -180,10 +182,6 @@ class Metrics(Collector):
         elif kind is Kind.INFER and e.status < 400:
             self._answered(e)
 
-    def running(self, change: int) -> None:
-        """A request came into hand (1) or left it (-1)."""
-        self._numbers["num_requests_running"] += change
-
     def waiting(self, change: int) -> None:
         """A request began (1) or ceased (-1) to wait for a place."""
         self._numbers["num_requests_waiting"] += change
@@ -218,7 +216,7 @@ class Metrics(Collector):
         return Totals(
             ended=ended,
             failed=self._failed,
-            running=self._numbers["num_requests_running"],
+            running=self.running(),
             waiting=self._numbers["num_requests_waiting"],
             fallbacks=self._reasons["fallbacks"].total(),
             retries=self._reasons["retries"].total(),
@@ -287,6 +285,8 @@ class Metrics(Collector):
             return [(node, 1) for node in sorted(set(self._node_states()))[:NODE_STATES]]
         if name == "overload":
             return [((one.value,), one in self._strain.measures) for one in Measure]
+        if name == "num_requests_running":
+            return [((), self.running())]
         if name == "loop_lag_seconds":
             return [((), self._strain.lag)]
         return self._histograms.get(name) or [((), self._numbers[name])]

@@ -173,6 +173,14 @@ class Attempt(Struct, eq=False):
         self._begun()
         return self.reply
 
+    def whole(self) -> list[bytes] | None:
+        """The body, which is then no longer here, if all of it came at once."""
+        answer = self._answer
+        if answer is None or not answer.complete or not answer.pieces:
+            return None
+        pieces, answer.pieces, answer.size = answer.pieces, [], 0
+        return pieces
+
     # the request
 
     def _pool(self) -> Pool:

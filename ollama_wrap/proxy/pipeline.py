@@ -72,7 +72,6 @@ class Told:
     """Who hears of calls: the log, the metrics, the cache."""
 
     ended: Callable[[Ended, Kind], None]
-    running: Callable[[int], None]
     store: Callable[[Call, Reply, Tap, Ending], None]
     #: bytes of an answer that the cache would take of this call; 0: none
     keep: Callable[[Call], int]
@@ -111,7 +110,6 @@ class Pipeline:
     def open(self, call: Call, cancel: Callable[[], object] | None) -> Open:
         """A request has come; whoever opens it closes it. `cancel` ends its task."""
         self.budget.running += 1
-        self._told.running(1)
         tap = Tap(self._clock.monotonic, 0)
         return self.running.add(call, cancel, tap, self._clock.now())
 
@@ -165,14 +163,13 @@ class Pipeline:
 
     def close(self, one: Open, ending: Ending | None) -> None:
         """A request has ended, however it did."""
-        if one.reply is not None:
-            one.reply.close()
-        call = one.call
+        call, reply = one.call, one.reply
+        if reply is not None:
+            reply.close()
         if call.body is not None:
             self.budget.kept -= len(call.body)
         self.budget.running -= 1
         self.running.remove(one)
-        self._told.running(-1)
         if call.hop and call.kind is Kind.LIST:
             return  # a peer's probe, which comes every few seconds
         self._told.ended(self._facts(one, ending), call.kind)

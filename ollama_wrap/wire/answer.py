@@ -124,18 +124,14 @@ class Answer:
             headers[head.dated] = (b"Date", date)
         if digits and head.sized >= 0:
             headers[head.sized] = (b"Content-Length", digits)
-        self.head_is_here()
+        self.headed = True
+        if self._arrived is not None:
+            wake(self._arrived)
 
     def take(self, piece: bytes) -> None:
         """A piece of the body is here."""
         self.pieces.append(piece)
         self.size += len(piece)
-
-    def head_is_here(self) -> None:
-        """Wake who waits for the head."""
-        self.headed = True
-        if self._arrived is not None:
-            wake(self._arrived)
 
     def body_begins(self) -> None:
         """Wake who waits for the body."""
@@ -146,7 +142,7 @@ class Answer:
     def notice(self, call: Callable[[], None] | None, *, at_head: bool = False) -> None:
         """Call `call` instead of waking somebody, at the head or at the body's first byte."""
         self._notice, self._at_head = call, at_head
-        if call is not None:
+        if call is not None and self.headed:
             self.tell()
 
     def tell(self) -> None:
@@ -229,14 +225,15 @@ class Answer:
         self.complete = error is None
         self._connection = None
         sink = self._sink
-        self.head_is_here()
-        self.body_begins()
-        if self._grown is not None:
-            wake(self._grown)
+        self.headed = self.started = True
+        for waited in (self._arrived, self._begun, self._grown):
+            if waited is not None:
+                wake(waited)
         if sink is not None:
             self.push()
             sink.end(error)
-        self.tell()
+        if self._notice is not None:
+            self.tell()
 
 
 def _future(loop: asyncio.AbstractEventLoop, *, done: bool) -> asyncio.Future[None]:

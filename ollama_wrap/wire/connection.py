@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         """The request is whole."""
         self.whole = True
         if self.answer is None and not self.closed:
-            self._release()
+            self._free(self)
 
     async def drained(self) -> None:
         """Come back when the node takes bytes again, or the connection has ended."""
@@ -221,10 +221,11 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, answer: Answer) -> None:
         self.answer = None
-        self.read_on()
+        if self._paused:
+            self.read_on()
         if answer.keep_alive:
             if self.whole:
-                self._release()
+                self._free(self)
         elif self.whole:
             self.transport.close()
         else:
@@ -243,10 +244,6 @@ class Connection(asyncio.Protocol):
                 answer.take(rest)
             answer.push()
             answer.settle(error)
-
-    def _release(self) -> None:
-        self.idle_since = self.loop.time()
-        self._free(self)
 
     def abandon(self, answer: Answer) -> None:
         """The reply is not wanted any more: the node sees the connection end."""

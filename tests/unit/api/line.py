@@ -60,7 +60,7 @@ class Line:
         self.forbidden: Exception | None = None
         self.stock = Stock(SITE.encode())
         fleets = Fleets(Fleet(mode, reason or "setting", upstream("local"), (upstream("r1=h"),)))
-        told = Told(self._heard, lambda _: None, self._store, lambda _: 1000)
+        told = Told(self._heard, self._store, lambda _: 1000)
         everybody = Responders(**dict.fromkeys(Responders.__slots__, self.asked))
         self.pipeline = Pipeline(
             Chains(everybody), lambda _: Ranking((), None), told, Budget(Allowance()), self.clock

@@ -60,6 +60,8 @@ class Usual:
         self._tell("failed")
 
     def close(self, one: Open, ending: Ending | None) -> None:
+        if one.reply is not None:
+            one.reply.close()
         self._tell("close")
 
 
@@ -75,11 +77,13 @@ class Way:
         call = Call("id", "POST", b"/api/chat", "/api/chat", [], mode=mode, model="m", body=b"{}")
         call.kind, call.operation, call.repeatable = Kind.INFER, "chat", True
         self.call = call
-        self.one = Running().add(call, None, Tap(means.clock.monotonic, 0), 0.0)
+        running = Running()
+        self.fleets.changed.subscribe(running.look)
+        self.one = running.add(call, None, Tap(means.clock.monotonic, 0), 0.0)
         self.upstream.take(key("m"))
         self.attempt = Attempt(means, call, self.upstream, key("m"))
         assert self.attempt.ask()
-        Express(self.line, self.exchange.real, self.one, self.attempt, self.fleets)
+        Express(self.line, self.exchange.real, self.one, self.attempt)
 
     @property
     def freed(self) -> bool:

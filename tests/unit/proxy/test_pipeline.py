@@ -39,16 +39,12 @@ class Bench:
     def __init__(self, reply: Reply | None = None) -> None:
         self.clock = FakeClock()
         self.ended: list[tuple[Ended, Kind]] = []
-        self.running = 0
         self.stored: list[bytes | None] = []
         named = {name: Named(name, reply) for name in Responders.__slots__}
         self.chains = Chains(Responders(**named))
-        told = Told(lambda *one: self.ended.append(one), self._ran, self._store, lambda _: 1000)
+        told = Told(lambda *one: self.ended.append(one), self._store, lambda _: 1000)
         budget = Budget(Allowance())
         self.pipeline = Pipeline(self.chains, self._rank, told, budget, self.clock)
-
-    def _ran(self, change: int) -> None:
-        self.running += change
 
     def _store(self, asked: Call, reply: Reply, tap: Tap, ending: Ending) -> None:
         self.stored.append(tap.whole())
@@ -108,7 +104,7 @@ async def test_call_is_counted_from_its_opening_to_its_end() -> None:
     bench = Bench(Reply(200, [NDJSON], body, origin=Origin(node="r1", reason="policy")))
     one = bench.pipeline.open(asked(Kind.INFER, body=b"{}", started=bench.clock.monotonic()), None)
     bench.pipeline.budget.kept += 2
-    assert (bench.running, bench.pipeline.budget.running, len(bench.pipeline.running)) == (1, 1, 1)
+    assert (bench.pipeline.budget.running, len(bench.pipeline.running)) == (1, 1)
 
     await bench.pipeline.answer(one)
     one.tap.feed([b'{"done":true,"eval_count":5}\n'])
@@ -120,7 +116,7 @@ async def test_call_is_counted_from_its_opening_to_its_end() -> None:
     assert (ended.status, ended.node, ended.reason, ended.tokens) == (200, "r1", "policy", 5)
     assert (ended.duration, ended.first_byte, kind) == (2.0, 0.0, Kind.INFER)
     assert body.closed
-    assert (bench.running, bench.pipeline.budget.running, len(bench.pipeline.running)) == (0, 0, 0)
+    assert (bench.pipeline.budget.running, len(bench.pipeline.running)) == (0, 0)
     assert bench.pipeline.budget.kept == 0
 
 
