@@ -4,6 +4,7 @@ Compares what is with what was when it looked last; a change that is undone befo
 looks was none. It must not know why anything changed, nor who listens.
 """
 
+import re
 from collections.abc import Mapping
 
 from ollama_wrap.call import Mode
@@ -19,12 +20,17 @@ from ollama_wrap.nodes.circuit import CircuitState
 from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.inventory import Model
+from ollama_wrap.nodes.node import NodeKind
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.observe import log
 
 #: states that pass: a node is in doubt after each failure, and mostly for no long time
 _PASSING = frozenset({NodeState.SUSPECT, NodeState.JOINING})
 _BEFORE_UP = _PASSING | {NodeState.WARMING}
+
+#: the first Ollama that cannot be read from by a made-up model (CVE-2026-7482)
+_SOUND = (0, 17, 1)
+_numbers = re.compile(r"(\d{1,9})\.(\d{1,9})\.(\d{1,9})")
 
 _Seen = tuple[NodeState, CircuitState, Mapping[str, Model]]
 
@@ -39,6 +45,7 @@ class Chronicle:
         self._mode: tuple[Mode, str] | None = None
         self._seen: dict[str, _Seen] = {}
         self._namesakes: set[str] = set()
+        self._versions: dict[str, str | None] = {}
 
     def start(self) -> None:
         """What holds now is where it begins."""
@@ -57,10 +64,13 @@ class Chronicle:
             present = {one.node.id for one in fleet.upstreams}
             self._seen = {node: seen for node, seen in self._seen.items() if node in present}
             self._namesakes &= present
+            self._versions = {node: one for node, one in self._versions.items() if node in present}
         for upstream in fleet.upstreams:
             self._look_at(upstream)
             if upstream.sidecar is not None and upstream.sidecar.id == fleet.local.node.id:
                 self._warn_of_namesake(upstream)
+            if upstream.inventory.version is not self._versions.get(upstream.node.id):
+                self._look_at_version(upstream)
 
     def _look_at_mode(self, fleet: Fleet) -> None:
         before, self._mode = self._mode, (fleet.mode, fleet.reason)
@@ -97,6 +107,18 @@ class Chronicle:
                 id=self._fleets.current.local.node.id,
             )
 
+    def _look_at_version(self, upstream: Upstream) -> None:
+        node, version = upstream.node.id, upstream.inventory.version
+        before, self._versions[node] = self._versions.get(node), version
+        ours = upstream.node.kind is NodeKind.OLLAMA
+        if ours and version != before and old(version or ""):
+            log.get(__name__).warning(
+                "this Ollama can be made to give away its memory by who may create models there: "
+                "bring it up to date, or protect it (docs/hardening.md)",
+                node=node,
+                version=version,
+            )
+
     def _moved(self, upstream: Upstream, previous: NodeState) -> None:
         node, state, error = upstream.node.id, upstream.state, upstream.health.error
         self._events.tell(NodeChanged(node, state, previous, error))
@@ -105,3 +127,10 @@ class Chronicle:
         if state in _PASSING or (state is NodeState.UP and previous in _BEFORE_UP):
             say = said.debug
         say("node changed", node=node, state=state.value, previous=previous.value, error=error)
+
+
+def old(version: str) -> bool:
+    """Whether this is an Ollama that is known to be unsafe; 0.0.0 is somebody's own build."""
+    found = _numbers.match(version)
+    numbers = tuple(map(int, found.groups())) if found else _SOUND
+    return (0, 0, 0) < numbers < _SOUND

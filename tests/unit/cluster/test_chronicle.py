@@ -3,11 +3,12 @@ import contextlib
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from ollama_wrap.call import Mode
-from ollama_wrap.cluster.chronicle import Chronicle
+from ollama_wrap.cluster.chronicle import Chronicle, old
 from ollama_wrap.cluster.events import (
     CircuitChanged,
     Event,
@@ -117,3 +118,35 @@ async def test_operator_reads_of_what_lasts_and_not_of_each_doubt(stage: Stage) 
     lines = [json.loads(line) for line in written.getvalue().splitlines()]
     said = [(line["level"], line["node"], line["state"]) for line in lines]
     assert said == [("warning", "r1", "down"), ("info", "r1", "warming")]
+
+
+# ---------------------------------------------------------------- versions
+
+
+@pytest.mark.parametrize(
+    "version, unsafe",
+    [
+        *(("0.1.29", True), ("0.17.0", True), ("0.17.0-rc1", True), ("0.17.1", False)),
+        *(("0.17.1-rc0", False), ("0.24.0", False), ("1.0.0", False), ("0.0.0", False)),
+        *(("", False), ("dev", False), ("0.9", False)),
+    ],
+)
+def test_ollama_with_a_known_weakness_is_told_from_others(version: str, unsafe: bool) -> None:
+    assert old(version) is unsafe
+
+
+async def test_ollama_with_a_known_weakness_is_warned_of_once(stage: Stage) -> None:
+    written = io.StringIO()
+    before = log._output.level, log._output.format
+    with contextlib.redirect_stderr(written):
+        log.configure("info", "json")
+        for version in ("0.12.0", "0.12.0", "0.24.0"):
+            stage.r1.inventory = replace(stage.r1.inventory, version=version)
+            await asyncio.sleep(0)
+        log.flush()
+    log._output.level, log._output.format = before
+
+    lines = [json.loads(line) for line in written.getvalue().splitlines()]
+    assert [(line["level"], line["node"], line["version"]) for line in lines] == [
+        ("warning", "r1", "0.12.0")
+    ]
