@@ -177,9 +177,13 @@ async def stage(
     hosts: Mapping[str, Host] | None = None,
     settings: Mapping[str, str] | None = None,
     *,
-    checked: bool = True,
+    files: int | None = None,
+    memory: int | None = None,
 ) -> AsyncIterator[Stage]:
-    """A sidecar, `tower`, before these fakes; `local` is its own. See the module."""
+    """A sidecar, `tower`, before these fakes; `local` is its own. See the module.
+
+    `files`, `memory` (bytes): limits of the sidecar's process.
+    """
     hosts = {"local": Host(), **(hosts or {})}
     made = Stage(run, folder)
     async with contextlib.AsyncExitStack() as open_:
@@ -203,10 +207,10 @@ async def stage(
             **(settings or {}),
         }
         made.sidecars["tower"] = sidecar("tower", folder, given)
+        made.side.files, made.side.memory = files, memory
         made.side.start()
         await made.side.listens()
         await made.ready([name for name, one in hosts.items() if one.up])
         await made.side.look("rest")
         yield made
-        if checked:
-            await made.check()
+        await made.check()
