@@ -15,6 +15,8 @@ from email.utils import formatdate
 from functools import partial
 from typing import Any
 
+from msgspec.structs import replace
+
 from ollama_wrap import tasks
 from ollama_wrap.api import errors, intake
 from ollama_wrap.api.express import Express
@@ -189,11 +191,13 @@ class Edge:
     # in
 
     def _open(self, exchange: Exchange, plan: Plan, now: float) -> Call:
-        call = plan.call.__copy__()
-        call.id = call.id or next(self._ids)
-        call.started = now
-        call.mode = self._fleets.current.mode
-        call.length = exchange.length
+        call = replace(
+            plan.call,
+            id=plan.call.id or next(self._ids),
+            started=now,
+            mode=self._fleets.current.mode,
+            length=exchange.length,
+        )
         if plan.seconds is not None:
             call.deadline = now + plan.seconds
         exchange.pace = plan.pace

@@ -285,10 +285,12 @@ class Metrics(Collector):
             return [(node, 1) for node in sorted(set(self._node_states()))[:NODE_STATES]]
         if name == "overload":
             return [((one.value,), one in self._strain.measures) for one in Measure]
-        if name == "num_requests_running":
-            return [((), self.running())]
-        if name == "loop_lag_seconds":
-            return [((), self._strain.lag)]
+        present: dict[str, Callable[[], float]] = {
+            "num_requests_running": self.running,
+            "loop_lag_seconds": lambda: self._strain.lag,
+        }
+        if name in present:
+            return [((), present[name]())]
         return self._histograms.get(name) or [((), self._numbers[name])]
 
 

@@ -32,6 +32,8 @@ _JOINED = 64 * 1024
 #: Seconds to connect to a node that is thought to be down.
 _LAST_GASP = 1.0
 _SERVED = outcome.SERVED.verdict
+#: ends of an answer that came whole: how long it took says how fast the node is
+_WHOLE = (outcome.SERVED, outcome.ENGINE)
 
 
 class Attempt(Struct, eq=False):
@@ -347,29 +349,33 @@ class Attempt(Struct, eq=False):
             self._watch(None)
         if self._patience is not None:
             self._patience.stop()
-        answer, wire = self._answer, self._wire
-        now = wire.clock.monotonic()
-        served = self.outcome is outcome.SERVED and answer is not None
-        whole = answer is not None and answer.complete
-        if served and answer is not None and answer.error is not None:
-            self._learn(outcome.of_break(answer.error))
-        elif served and self.ending_failed:
-            self._learn(outcome.ENGINE)
-        elif served and whole:
-            self._learn(outcome.SERVED)
-        if answer is not None and not answer.complete:
-            answer.close()
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
+        if (end := self._end()) is not None:
+            self._learn(end)
+        answer, wire, kind = self._answer, self._wire, self.call.kind
+        if answer is not None and not answer.complete:
+            answer.close()
+        now = wire.clock.monotonic()
         if self._stream is not None:
             wire.overlap.end(self.upstream, self.key, self._stream, now)
-        kind = self.call.kind
         if self._placed:
             self._placed = False
-            timed = served and whole and kind is Kind.INFER
+            timed = kind is Kind.INFER and end in _WHOLE
             self.upstream.give(self.key, now, now - self.started if timed else None)
         if kind is Kind.ONCE:
             wire.refresh(self.upstream.node.id)
+
+    def _end(self) -> Outcome | None:
+        """How the answer that was served ended; None: there was none, or it was left."""
+        answer = self._answer
+        if answer is None or self.outcome is not outcome.SERVED:
+            return None
+        if answer.error is not None:
+            return outcome.of_break(answer.error)
+        if self.ending_failed:
+            return outcome.ENGINE
+        return outcome.SERVED if answer.complete else None
 
     def _learn(self, end: Outcome) -> None:
         if not self.learns:
