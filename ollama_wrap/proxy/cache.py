@@ -135,14 +135,17 @@ class Cache:
         """Put away the answers that came lately: together that costs less."""
         fresh, self._fresh = self._fresh, []
         entries = self._entries
-        space = self._room()
+        space, known = self._room(), dict[tuple[str | None, str | None], tuple[bool, str | None]]()
         for call, node, entry in fresh:
-            room = space - _size(entry)
-            if room < 0 or not self._answers(call):
+            room, asked = space - _size(entry), (call.model, node)
+            if asked not in known:
+                known[asked] = self._of_nodes(call), self._digest(call, node)
+            kept, digest = known[asked]
+            if room < 0 or not kept:
                 continue
             while _held(entries) > room:
                 entries.popitem()
-            entries[self._key(call, self._digest(call, node))] = entry
+            entries[self._key(call, digest)] = entry
         if fresh:
             self._holds(Sized.__len__(entries), _held(entries))
 
@@ -166,10 +169,13 @@ class Cache:
 
     def _answers(self, call: Call) -> bool:
         """Whether answers to calls like this one are kept at all."""
-        if not _may_be_kept(call) or is_cloud(call.model or ""):
-            return False
+        return _may_be_kept(call) and self._of_nodes(call)
+
+    def _of_nodes(self, call: Call) -> bool:
+        """Whether its model is one that runs on a node."""
         key = canonical(call.model or "")
-        return key is not None and not self._fleets.current.local.inventory.stub(key)
+        stub = key is not None and self._fleets.current.local.inventory.stub(key)
+        return key is not None and not stub and not is_cloud(call.model or "")
 
     def _room(self) -> int:
         """Bytes for kept answers, beside what the running calls may collect."""

@@ -82,6 +82,8 @@ class Ranked:
         self._budget = budget
         self._fallback_on = fallback_on
         self._retried = retried
+        #: an operator limits the time to the first byte
+        self._hard = wire.waits.hard
         #: rankings of the first choice alone, by model, side and operation, good until a change
         self._leads: dict[tuple[str | None, str | None, str], Ranking] = {}
         wire.fleets.changed.subscribe(self._leads.clear)
@@ -97,7 +99,7 @@ class Ranked:
 
     def begin(self, call: Call) -> Attempt | None:
         """The first choice, asked at once; None: it is not clear, or no connection is idle."""
-        if log.debugging() or self._wire.waits.hard or len(call.body or b"") > LARGE:
+        if self._hard or log.debugging() or len(call.body or b"") > LARGE:
             return None  # the usual line says why each node was chosen, and ends waits
         if call.mode is Mode.LOCAL:
             fleet = self._wire.fleets.current
@@ -108,8 +110,7 @@ class Ranked:
             return None
         first = ranking.candidates[0]
         first.upstream.take(ranking.key)
-        attempt = Attempt(self._wire, call, first.upstream, ranking.key)
-        attempt.reason = first.reason
+        attempt = Attempt(self._wire, call, first.upstream, ranking.key, first.reason)
         if attempt.ask():
             return attempt
         attempt.learns = False
