@@ -32,7 +32,7 @@ class Gate:
         return taken
 
     def open(self, protocol: type[Inbound]) -> None:
-        """From now on the connections of `protocol` find nobody between; once."""
+        """From now on the connections of `protocol` find nobody between."""
         setattr(protocol, "take", staticmethod(self._take))  # noqa: B010  a function, no method
         waiting, self._waiting = self._waiting, []
         for exchange, ready in waiting:
