@@ -253,18 +253,17 @@ async def test_forwarded_address_is_believed_of_listed_proxies_alone(
         await waiting
 
 
-@pytest.mark.parametrize(
-    "name", ["X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "X-Real-IP", "CF-Connecting-IP"]
-)
 @pytest.mark.parametrize("trusted", [(), ("127.0.0.1",)])
-async def test_forwarded_address_gives_no_right(name: str, trusted: tuple[str, ...]) -> None:
+async def test_forwarded_address_gives_no_right(trusted: tuple[str, ...]) -> None:
     """S24: who says to speak for loopback is not on loopback."""
+    names = ("X-Forwarded-For", "X-Forwarded-Host", "Forwarded", "X-Real-IP", "CF-Connecting-IP")
     async with cluster(protect="management", trusted_proxies=trusted) as one:
+        for name in names:
+            refused = await one.post("/api/pull", [(name, "127.0.0.1")], model="tiny")
+            assert refused.status == 403, name
         allowed = await one.post("/api/pull", model="tiny")
-        refused = await one.post("/api/pull", [(name, "127.0.0.1")], model="tiny", stream=False)
 
-        assert (allowed.status, refused.status) == (200, 403)
-        assert one.asked("/api/pull") == {"local": 1}
+        assert (allowed.status, one.asked("/api/pull")) == (200, {"local": 1})
 
 
 @pytest.mark.parametrize(

