@@ -18,7 +18,8 @@ from tests.chaos.traffic import Told
 ONCE = ("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/delete")
 #: seconds that a generation may go on without its client
 ORPHANED = 1.0
-_MARK = re.compile(r"#[0-9A-Za-z-]+")
+#: of a request that a client of the run sent
+_MARK = re.compile(r"#q[0-9]+")
 
 
 @dataclass(slots=True)
