@@ -338,6 +338,42 @@ async def test_interrupt_has_no_lame_duck(start: Start) -> None:
             assert await wrap.ends() == 0
 
 
+async def test_terminal_that_is_closed_is_an_end_and_no_reload(tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ollama_wrap"),
+        env={
+            **os.environ,
+            "OLLAMA_WRAP_LISTEN": "127.0.0.1:0",
+            "OLLAMA_WRAP_STATE_DIR": str(tmp_path / "state"),
+            "OLLAMA_WRAP_CONFIG_DIR": str(tmp_path / "config"),
+        },
+        cwd=tmp_path,
+        stdin=theirs,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    wrap = Process(process, tmp_path)
+    try:
+        await wrap.starts()
+        wrap.send(signal.SIGHUP)
+        await wrap.says("settings reloaded")
+        os.close(ours)
+
+        assert await wrap.ends() == 0
+        assert "stopped" in wrap.written
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await wrap.ends()
+
+
 # ---------------------------------------------------------------- the start
 
 

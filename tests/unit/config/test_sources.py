@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from ollama_wrap.config import Settings, rows, sources
-from ollama_wrap.config.sources import Found, config_folder, state_folder
+from ollama_wrap.config.sources import Found, config_folder, passed_files, state_folder
 
 TABLE = tuple(rows(Settings))
 TTL = ("cache", "ttl")
@@ -180,3 +181,30 @@ def test_program_that_is_started_inherits_no_setting_of_ours() -> None:
     given = {"PATH": "/bin", "NODE_ID": "x", "OLLAMA_WRAP_ANY": "y", "OLLAMA_ADMIN_TOKEN_FILE": "z"}
 
     assert sources.besides(tuple(rows(Settings)), given) == {"PATH": "/bin"}
+
+
+# ---------------------------------------------------------------- files that were passed
+
+
+@pytest.mark.parametrize(
+    "given, numbers",
+    [
+        ({}, []),
+        ({"LISTEN_PID": "own", "LISTEN_FDS": "1"}, [3]),
+        ({"LISTEN_PID": "own", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "a:b:c"}, [3, 4, 5]),
+        ({"LISTEN_PID": "own", "LISTEN_FDS": "0"}, []),
+        ({"LISTEN_PID": "own", "LISTEN_FDS": "-1"}, []),
+        ({"LISTEN_PID": "own", "LISTEN_FDS": "many"}, []),
+        ({"LISTEN_PID": "1", "LISTEN_FDS": "2"}, []),
+        ({"LISTEN_FDS": "2"}, []),
+    ],
+)
+def test_files_are_taken_that_were_passed_to_this_process(
+    given: dict[str, str], numbers: list[int]
+) -> None:
+    own = str(os.getpid())
+    environ = {name: own if value == "own" else value for name, value in given.items()}
+
+    assert list(passed_files(environ)) == numbers
+    # A program that we start would take them for its own.
+    assert environ == {}
