@@ -171,7 +171,7 @@ def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        found.problems.append(f"{path}: cannot be read: {' '.join(str(error).split())}")
+        found.problems.append(f"{path}: cannot be read: {_why(error)}")
         return
     if content is None:
         return
@@ -191,6 +191,19 @@ def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
             found.warnings.append(f"{path.name}: {dotted} is not a setting{near}")
         elif value is not None:
             found.add(row, value, f"{path.name}: {dotted}")
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a file, and where. Not its own text: a secret may stand there."""
+    if not isinstance(error, yaml.YAMLError):
+        return str(error)
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return "it is no YAML"
+    mark = error.problem_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}"
+    # The other sorts name what they stumble over.
+    named = isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError)
+    return f"{where}: {error.problem}" if named else where
 
 
 def _leaves(

@@ -5,6 +5,7 @@ import pytest
 
 from ollama_wrap.config import Settings, rows, sources
 from ollama_wrap.config.sources import Found, config_folder, passed_files, state_folder
+from ollama_wrap.errors import ConfigError
 
 TABLE = tuple(rows(Settings))
 TTL = ("cache", "ttl")
@@ -208,3 +209,28 @@ def test_files_are_taken_that_were_passed_to_this_process(
     assert list(passed_files(environ)) == numbers
     # A program that we start would take them for its own.
     assert environ == {}
+
+
+# ---------------------------------------------------------------- files that are no YAML
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "admin_token: 'canary\nx: 1",
+        "admin_token: *canary",
+        "admin_token: !canary x",
+        "admin_token: x: canary",
+        "cache: {ttl: 5m\nadmin_token: @canary",
+        "a: &canary 1\nb: &canary 2",
+    ],
+)
+def test_line_that_is_no_yaml_is_named_and_not_repeated(tmp_path: Path, text: str) -> None:
+    (tmp_path / "node.yaml").write_text(text)
+
+    with pytest.raises(ConfigError) as refused:
+        Settings.load({"HOME": "/", "OLLAMA_WRAP_CONFIG_DIR": str(tmp_path)})
+
+    (problem,) = refused.value.problems
+    assert "node.yaml: cannot be read: line " in problem
+    assert "canary" not in problem
