@@ -14,9 +14,19 @@ from urllib.parse import unquote_to_bytes
 from ollama_wrap.call import Kind
 from ollama_wrap.dialects import anthropic, ollama, openai
 from ollama_wrap.dialects.base import Dialect, Ending, Reading, Route
-from ollama_wrap.dialects.reading import read
+from ollama_wrap.dialects.reading import Incoming, incoming, read
 
-__all__ = ["DIALECTS", "Dialect", "Ending", "Reading", "Route", "read", "route"]
+__all__ = [
+    "DIALECTS",
+    "Dialect",
+    "Ending",
+    "Incoming",
+    "Reading",
+    "Route",
+    "incoming",
+    "read",
+    "route",
+]
 
 DIALECTS: Final[Mapping[str, Dialect]] = {
     dialect.name: dialect for dialect in (ollama.Ollama(), openai.OpenAI(), anthropic.Anthropic())

@@ -12,7 +12,7 @@ That one has limits, so that no body holds the loop for long.
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import zstandard
@@ -96,10 +96,16 @@ def fields(
     pairs = _scan(body, whole=whole)
     if pairs is None:
         return None
-    values = {}
+    return valued(((fold(key), value) for key, value in pairs), wanted)
+
+
+def valued(
+    pairs: Iterable[tuple[str, Text]], wanted: Mapping[str, bool]
+) -> tuple[Values, Overwritten]:
+    """What `fields` says of members by folded name, in their order."""
+    values: Values = {}
     overwritten: Overwritten = []
-    for key, value in pairs:
-        name = _fold(key)
+    for name, value in pairs:
         if name not in wanted:
             continue
         if value == b"null":
@@ -122,12 +128,13 @@ def _plain(found: dict[str, msgspec.Raw], wanted: Mapping[str, bool]) -> Values 
                 values[key] = value
             elif not wanted[key]:
                 return None
-        elif _fold(key) in wanted:
+        elif fold(key) in wanted:
             return None
     return values
 
 
-def _fold(key: str) -> str:
+def fold(key: str) -> str:
+    """A name as it is compared: Go finds a field whatever the case of its letters."""
     return (
         key.lower() if key.isascii() else key.replace("\u017f", "s").replace("\u212a", "k").lower()
     )
@@ -242,7 +249,7 @@ def _members(body: bytes) -> list[tuple[str, bytes, memoryview, int]] | None:
             return None
         value = memoryview(raw)
         at = match.end() + len(value)
-        members.append((_fold(name), match[1], value, match.end()))
+        members.append((fold(name), match[1], value, match.end()))
     return members if _end.match(body, at) else None
 
 
@@ -252,7 +259,7 @@ def unpacked(body: bytes, headers: Sequence[Header]) -> bytes | None:
     None: broken, of very many frames, or more than 20 MiB when decoded. Costs what 20 MiB
     cost, at most.
     """
-    if _header(headers, b"content-encoding") != b"zstd":
+    if not packed(headers):
         return body
     if sum(map(body.count, _FRAMES)) > _FRAMES_LIMIT:
         return None
@@ -265,6 +272,11 @@ def unpacked(body: bytes, headers: Sequence[Header]) -> bytes | None:
     except zstandard.ZstdError:
         return None
     return decoded if len(decoded) <= _DECODED_LIMIT else None
+
+
+def packed(headers: Sequence[Header]) -> bool:
+    """Whether a body comes in zstd's coding."""
+    return _header(headers, b"content-encoding") == b"zstd"
 
 
 def form_field(body: bytes, headers: Sequence[Header], name: bytes) -> str | None:

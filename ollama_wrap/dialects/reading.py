@@ -20,9 +20,11 @@ from ollama_wrap.dialects.body import (
     Values,
     fields,
     form_field,
+    packed,
     string,
     unpacked,
 )
+from ollama_wrap.dialects.scan import Scan
 
 # Whether JSON's null clears an earlier value: stock has pointers, lists and maps there.
 _CLEARS, _LEAVES = True, False
@@ -39,6 +41,8 @@ _FIRST = {
     "keep_alive": b'"-0123456789',
     "input": b'"[',
 }
+#: strings that may be long, and are not looked into
+_TEXTS = ("prompt", "input")
 # Longer values are not searched for a blank inside.
 _SHORT = 1024
 _nothing = re.compile(rb'""|[\[{][ \t\r\n]*[\]}]')
@@ -120,14 +124,52 @@ def _read(route: Route, body: bytes, headers: Sequence[Header], *, whole: bool) 
     plain = body if route.dialect == "ollama" else unpacked(body, headers)
     operation = _OPERATIONS[route.operation]
     found = None if plain is None else fields(plain, operation.wanted, whole=whole)
-    if found is None:
+    return None if found is None else _said(route, *found, whole=whole)
+
+
+class Incoming:
+    """The reading of a long JSON body while it comes; `route` is one that reads JSON.
+
+    Says what `read` says, but for what `Scan.found` names, and for a model's name longer
+    than any: None.
+    """
+
+    def __init__(self, route: Route) -> None:
+        self._route = route
+        self._scan = Scan(_OPERATIONS[route.operation].wanted)
+
+    def feed(self, piece: bytes) -> None:
+        """The next bytes; 64 KiB take 5 ms at most."""
+        self._scan.feed(piece)
+
+    def reading(self, *, whole: bool = True) -> Reading | None:
+        """What they ask for; `whole` as in `read`."""
+        found = self._scan.found(whole=whole)
+        return None if found is None else _said(self._route, *found, whole=whole)
+
+    def named(self) -> tuple[tuple[int, int], ...]:
+        """Where another model's name would go: see `Call.named`."""
+        return self._scan.places("model") if self._route.operation != "show" else ()
+
+
+def incoming(route: Route, headers: Sequence[Header]) -> Incoming | None:
+    """None: such a body is read when it is here, or not at all."""
+    if not route.reads_body or route.operation not in _OPERATIONS:
         return None
-    values, overwritten = found
+    return Incoming(route) if route.dialect == "ollama" or not packed(headers) else None
+
+
+def _said(route: Route, values: Values, overwritten: Overwritten, *, whole: bool) -> Reading | None:
     for name, value in values.items():
         # A value of a wrong type: stock's own 400 is the answer.
         if value[0] not in _FIRST.get(name, _STRING):
             return None
-    reading = _meaning(route, operation, values, overwritten)
+    # A scan has not kept it.
+    if any(
+        value == _STRING and name not in _TEXTS for name, value in (*values.items(), *overwritten)
+    ):
+        return None
+    reading = _meaning(route, _OPERATIONS[route.operation], values, overwritten)
     if whole or reading is None:
         return reading
     # What is missing may stand behind what we have.

@@ -1,10 +1,28 @@
 """What a body asks for on each route. Zero durations and types were seen with Go 1.26."""
 
+from collections.abc import Sequence
+
 import pytest
 import zstandard
 
+from ollama_wrap import dialects
 from ollama_wrap.call import Header, Kind
-from ollama_wrap.dialects import Reading, read, route
+from ollama_wrap.dialects import Reading, Route, incoming, route
+
+
+def read(
+    route: Route, body: bytes, headers: Sequence[Header], *, whole: bool = True
+) -> Reading | None:
+    """What is read of the body here, and of the same body in pieces of several sizes."""
+    found = dialects.read(route, body, headers, whole=whole)
+    for size in (1, 5, 64, 100_000):
+        coming = incoming(route, headers)
+        if coming is None:
+            break
+        for at in range(0, len(body), size):
+            coming.feed(body[at : at + size])
+        assert coming.reading(whole=whole) == found
+    return found
 
 
 def reading(path: str, body: bytes, headers: list[Header] | None = None) -> Reading:
