@@ -22,7 +22,7 @@ from ollama_wrap.api import errors, intake
 from ollama_wrap.api.express import Express
 from ollama_wrap.api.guards import ASK, Door, Refusal, preflight
 from ollama_wrap.api.plan import PREFIX, Plan, Planner, path_of
-from ollama_wrap.call import Call, Header, Mode
+from ollama_wrap.call import DISTRIBUTED, STANDALONE, Call, Header
 from ollama_wrap.clock import Clock
 from ollama_wrap.dialects import DIALECTS, Ending
 from ollama_wrap.errors import (
@@ -303,7 +303,7 @@ class Edge:
         if ending is not None and ending.failed and call.dialect != "ollama":
             # Stock's compatible routes hide a failed engine behind an empty chunk.
             one.error = "the engine failed in mid-stream"
-            if call.mode is Mode.DISTRIBUTED:
+            if call.mode is DISTRIBUTED:
                 self._break(exchange, call, one, "bad-response")
                 return ending
         exchange.end()
@@ -322,7 +322,7 @@ class Edge:
 
     def _break(self, exchange: Exchange, call: Call, one: Open, word: str) -> None:
         """End a broken answer so that nobody takes it for whole."""
-        if call.mode is Mode.DISTRIBUTED and _may_mark(one.reply):
+        if call.mode is DISTRIBUTED and _may_mark(one.reply):
             marker = DIALECTS[call.dialect].marker(word, call.id, one.tap.tail())
             exchange.feed([marker])
         exchange.cut()
@@ -365,13 +365,13 @@ class Edge:
         if exchange.started:
             self._break(exchange, call, one, "bad-response")
             return
-        if call.method == "OPTIONS" and call.cors and call.mode is Mode.DISTRIBUTED:
+        if call.method == "OPTIONS" and call.cors and call.mode is DISTRIBUTED:
             # The browser asks whether it may ask; a node may answer what it then asks.
             self._turn_away(exchange, one, preflight(call))
             return
         status, fields, body = errors.render(error, call)
         origin = one.reply.origin if one.reply is not None else Origin(attempts=one.attempts)
-        if isinstance(error, NoUpstream | AttemptsFailed) and call.mode is Mode.DISTRIBUTED:
+        if isinstance(error, NoUpstream | AttemptsFailed) and call.mode is DISTRIBUTED:
             origin.fallback = origin.fallback or "no-nodes"
         self._write(
             exchange,
@@ -400,7 +400,7 @@ class Edge:
 
     def _standalone(self) -> str | None:
         fleet = self._fleets.current
-        return fleet.reason if fleet.mode is Mode.STANDALONE else None
+        return fleet.reason if fleet.mode is STANDALONE else None
 
 
 def _ordinary(call: Call, origin: Origin) -> bool:
@@ -408,7 +408,7 @@ def _ordinary(call: Call, origin: Origin) -> bool:
     return not (
         call.prefixed
         or call.hop
-        or call.mode is Mode.STANDALONE
+        or call.mode is STANDALONE
         or call.method == "HEAD"
         or (call.cors and not (origin.local and call.keep_host))
         or origin.fallback is not None

@@ -21,7 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from ollama_wrap.call import Kind
+from ollama_wrap.call import INFER, Kind
 from ollama_wrap.observe.ended import Ended
 from ollama_wrap.observe.pressure import Measure, Strain
 
@@ -179,7 +179,7 @@ class Metrics(Collector):
         self._duration += e.duration
         if e.status >= 500 or e.error is not None:
             self._failed += 1
-        elif kind is Kind.INFER and e.status < 400:
+        elif kind is INFER and e.status < 400:
             self._answered(e)
 
     def waiting(self, change: int) -> None:

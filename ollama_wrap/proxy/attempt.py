@@ -10,7 +10,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from ollama_wrap import tasks
-from ollama_wrap.call import Call, Header, Kind, Mode
+from ollama_wrap.call import DISTRIBUTED, INFER, ONCE, Call, Header
 from ollama_wrap.errors import NodeGone, UpstreamError, UpstreamTimeout
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.names import is_cloud
@@ -113,7 +113,7 @@ class Attempt(Struct, eq=False):
         reuse, under_way = call.repeatable, self._answer
         while True:
             answer = under_way or await self._send(reuse=reuse)
-            held = call.repeatable and call.mode is Mode.DISTRIBUTED
+            held = call.repeatable and call.mode is DISTRIBUTED
             await self._wait(answer, answer.begun if held else answer.arrived, may_move)
             if self.moved:
                 return outcome.LOCAL_DOWN if self.upstream.node.local else outcome.NODE_DOWN
@@ -160,14 +160,14 @@ class Attempt(Struct, eq=False):
     def notice(self, call: Callable[[], None] | None) -> None:
         """Call `call` when the reply may become the client's, or has failed."""
         if self._answer is not None:
-            self._answer.notice(call, at_head=self.call.mode is not Mode.DISTRIBUTED)
+            self._answer.notice(call, at_head=self.call.mode is not DISTRIBUTED)
 
     def usual(self) -> Reply | None:
         """The reply if it began as replies do; None: `run` has to look at it."""
         answer = self._answer
         if answer is None or answer.error is not None:
             return None
-        if self.call.mode is Mode.DISTRIBUTED and answer.status in outcome.DOUBTFUL:
+        if answer.status in outcome.DOUBTFUL and self.call.mode is DISTRIBUTED:
             return None
         self.outcome = outcome.SERVED
         self.reply = self._reply(answer)
@@ -298,14 +298,14 @@ class Attempt(Struct, eq=False):
         answer, upstream, waits = self._answer, self.upstream, self._wire.waits
         if answer is not None and (waits.idle or waits.total) and not answer.complete:
             self._patience = Patience(waits, answer, self._wire.clock.monotonic() - self.started)
-        if answer is None or self.call.mode is not Mode.DISTRIBUTED:
+        if answer is None or self.call.mode is not DISTRIBUTED:
             return
-        key = self.key if self.call.kind is Kind.INFER and answer.status == 200 else None
+        key = self.key if self.call.kind is INFER and answer.status == 200 else None
         if key is not None and not upstream.inventory.has_loaded(key):
             self._wire.warmed(upstream.node.id, key)
         if answer.complete:
             return
-        if self.call.kind is Kind.INFER and not upstream.slots(self.key)[1]:
+        if self.call.kind is INFER and not upstream.slots(self.key)[1]:
             now = self._wire.clock.monotonic()
             self._stream = self._wire.overlap.begin(upstream, self.key, now)
         if not upstream.node.local:
@@ -361,9 +361,9 @@ class Attempt(Struct, eq=False):
             wire.overlap.end(self.upstream, self.key, self._stream, now)
         if self._placed:
             self._placed = False
-            timed = kind is Kind.INFER and end in _WHOLE
+            timed = kind is INFER and end in _WHOLE
             self.upstream.give(self.key, now, now - self.started if timed else None)
-        if kind is Kind.ONCE:
+        if kind is ONCE:
             wire.refresh(self.upstream.node.id)
 
     def _end(self) -> Outcome | None:
@@ -383,7 +383,7 @@ class Attempt(Struct, eq=False):
         clock, upstream = self._wire.clock, self.upstream
         now = clock.monotonic()
         # That a model can be shown says nothing of running it.
-        key = self.key if self.call.kind is Kind.INFER else None
+        key = self.key if self.call.kind is INFER else None
         if end is outcome.SERVED:
             upstream.record(_SERVED, key, now, clock.now())
             return

@@ -15,7 +15,7 @@ from cachetools import Cache as Sized
 from cachetools import TTLCache
 from msgspec import Struct
 
-from ollama_wrap.call import Call, Header, Kind, Mode
+from ollama_wrap.call import INFER, LOCAL, Call, Header
 from ollama_wrap.clock import Clock
 from ollama_wrap.config.groups import Cache as Rules
 from ollama_wrap.dialects import Ending
@@ -222,7 +222,7 @@ class Cache:
 
 def _may_be_kept(call: Call) -> bool:
     """What can be told without a look at the name of its model."""
-    if call.mode is Mode.LOCAL or call.kind is not Kind.INFER or call.hop or call.no_store:
+    if call.mode is LOCAL or call.kind is not INFER or call.hop or call.no_store:
         return False
     return call.model is not None and call.body is not None and len(call.body) <= _LONGEST
 

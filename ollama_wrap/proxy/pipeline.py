@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ollama_wrap.call import Call, Kind, Mode, Priority
+from ollama_wrap.call import DISTRIBUTED, INFER, LIST, LOCAL, ONCE, STANDALONE, Call, Kind, Priority
 from ollama_wrap.clock import Clock
 from ollama_wrap.dialects import Ending
 from ollama_wrap.errors import Overloaded
@@ -44,23 +44,23 @@ class Chains:
         ranked, follow = (all_.ranked, all_.cached), (all_.follow,)
         local = (all_.local,)
         self._distributed: Mapping[Kind, Sequence[Responder]] = {
-            Kind.INFER: ranked,
+            INFER: ranked,
             Kind.FOLLOW: follow,
             Kind.SPREAD: (all_.spread,),
-            Kind.LIST: (all_.merged,),
-            Kind.ONCE: local,
+            LIST: (all_.merged,),
+            ONCE: local,
             Kind.OTHER: local,
         }
         # Kept answers are the one thing that `local` has not.
-        self._standalone = {**dict.fromkeys(Kind, local), Kind.INFER: ranked}
+        self._standalone = {**dict.fromkeys(Kind, local), INFER: ranked}
         self._show = (all_.ranked,)
-        self._local = {**dict.fromkeys(Kind, local), Kind.INFER: (all_.ranked,)}
+        self._local = {**dict.fromkeys(Kind, local), INFER: (all_.ranked,)}
 
     def of(self, call: Call) -> Sequence[Responder]:
         """The line for `call`; one that another sidecar passed on is served here or refused."""
-        if call.mode is Mode.LOCAL or call.hop:
+        if call.mode is LOCAL or call.hop:
             return self._local[call.kind]
-        if call.mode is Mode.DISTRIBUTED:
+        if call.mode is DISTRIBUTED:
             return self._distributed[call.kind]
         # The command line downloads a model whose show says that there is none.
         shows = call.kind is Kind.FOLLOW and call.repeatable
@@ -116,7 +116,7 @@ class Pipeline:
     def begin(self, one: Open) -> Attempt | None:
         """The first attempt of a call whose first choice is clear; None: `answer` it."""
         call = one.call
-        if call.kind is not Kind.INFER or not call.repeatable or call.mode is Mode.STANDALONE:
+        if call.kind is not INFER or not call.repeatable or call.mode is STANDALONE:
             return None
         if self._strain.turns_away:
             return None  # `answer` says so
@@ -126,7 +126,7 @@ class Pipeline:
     async def answer(self, one: Open) -> Reply:
         """The answer, its body still open. Raises WrapError when there is none."""
         call = one.call
-        if call.dry_run and call.mode is Mode.DISTRIBUTED:
+        if call.dry_run and call.mode is DISTRIBUTED:
             return self._dry(call)
         if self._strain.turns_away:
             self._turn_away(call)
@@ -141,7 +141,7 @@ class Pipeline:
         It begins as stock's own refusal does, so that another sidecar asks somebody else.
         """
         strain = self._strain
-        if call.kind is not Kind.INFER or not (strain.refuse or call.priority is Priority.LOW):
+        if call.kind is not INFER or not (strain.refuse or call.priority is Priority.LOW):
             return
         why = "is short of memory" if strain.refuse else "takes no calls of low priority now"
         raise Overloaded(f"server busy: this sidecar {why}", retry_after=strain.retry_after)
@@ -149,7 +149,7 @@ class Pipeline:
     def judge(self, one: Open) -> Ending | None:
         """What the end of a whole inference answer says; None for other calls."""
         call, reply = one.call, one.reply
-        if call.kind is not Kind.INFER or reply is None or isinstance(reply.body, bytes):
+        if call.kind is not INFER or reply is None or isinstance(reply.body, bytes):
             return None
         ending = one.tap.ending(call.dialect, call.operation, streamed=_streamed(reply))
         # The end of an error says nothing about an engine.
@@ -170,7 +170,7 @@ class Pipeline:
             self.budget.kept -= len(call.body)
         self.budget.running -= 1
         self.running.remove(one)
-        if call.hop and call.kind is Kind.LIST:
+        if call.hop and call.kind is LIST:
             return  # a peer's probe, which comes every few seconds
         self._told.ended(self._facts(one, ending), call.kind)
 

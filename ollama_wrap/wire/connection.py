@@ -7,7 +7,6 @@ came: nothing of them is parsed.
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum
 from typing import cast
 
 from ollama_wrap.errors import BadReply, StreamBroken, UpstreamError
@@ -21,14 +20,8 @@ MAX_INTERIM = 16
 _START = b"HTTP/"
 
 
-class _Body(Enum):
-    """What of a reply is coming."""
-
-    HEAD = 0
-    SIZED = 1
-    CHUNKED = 2
-    OPEN = 3
-    """To the connection's end."""
+#: What of a reply is coming: its head, a body with a length, in chunks, to the connection's end.
+_HEAD, _SIZED, _CHUNKED, _OPEN = range(4)
 
 
 class Connection(asyncio.Protocol):
@@ -58,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._replies = Replies() if replies is None else replies
         self._paused = False
         self._interim = 0
-        self._coming = _Body.HEAD
+        self._coming = _HEAD
         #: the beginning of a head
         self._held = b""
         #: of a body with a length: bytes still to come
@@ -77,7 +70,7 @@ class Connection(asyncio.Protocol):
         self.requests += 1
         self.whole = whole
         self._interim = 0
-        self._coming = _Body.HEAD
+        self._coming = _HEAD
         self._held = b""
         if self.closed:
             self._settle(StreamBroken("the node ended the connection"))
@@ -113,7 +106,7 @@ class Connection(asyncio.Protocol):
         answer = self.answer
         if answer is None:
             return
-        if exc is None and self._coming is _Body.OPEN:
+        if exc is None and self._coming == _OPEN:
             self._settle(None)
         else:
             self._settle(StreamBroken("the node ended the connection"))
@@ -134,7 +127,7 @@ class Connection(asyncio.Protocol):
         answer.received += len(data)
         fault: BadReply | None = None
         try:
-            if self._coming is _Body.HEAD:
+            if self._coming == _HEAD:
                 data = self._take_head(answer, data)
             if data:
                 self._take_body(answer, data)
@@ -183,24 +176,29 @@ class Connection(asyncio.Protocol):
             self._whole(answer, data)
             return b""
         if head.chunked:
-            self._coming, self._pieces = _Body.CHUNKED, Pieces()
+            self._coming, self._pieces = _CHUNKED, Pieces()
         elif head.length < 0:
-            self._coming = _Body.OPEN
+            self._coming = _OPEN
         else:
-            self._coming, self._left = _Body.SIZED, int(replies.digits or head.length)
+            self._coming, self._left = _SIZED, int(replies.digits or head.length)
+            if self._left == len(data):
+                if data:
+                    answer.take(data)
+                answer.complete = True
+                return b""
             if not self._left:
                 self._whole(answer, data)
                 return b""
         return data
 
     def _take_body(self, answer: Answer, data: bytes) -> None:
-        if self._coming is _Body.SIZED:
+        if self._coming == _SIZED:
             left = self._left - len(data)
             answer.take(data if left >= 0 else data[:left])
             self._left = left
             if left <= 0:
                 self._whole(answer, data[left:] if left else b"")
-        elif self._pieces is not None and self._coming is _Body.CHUNKED:
+        elif self._pieces is not None and self._coming == _CHUNKED:
             before = len(answer.pieces)
             try:
                 rest = self._pieces.feed(data, answer.pieces)

@@ -18,6 +18,8 @@ from ollama_wrap.wire.head import Head
 if TYPE_CHECKING:
     from ollama_wrap.wire.inbound import Inbound
 
+# Members by other names: reading one from its Enum costs much, before Python 3.12.
+_CHUNKED, _CLOSE = Framing.CHUNKED, Framing.CLOSE
 #: Bytes of a request body that wait here unread before the client is held back.
 UNREAD = 256 * 1024
 
@@ -180,10 +182,10 @@ class InboundExchange(Struct, eq=False, weakref=True):
     def begin(self, status: int, phrase: bytes, headers: list[Header], framing: Framing) -> None:
         """See `Exchange.begin`."""
         self.started = True
-        if framing is Framing.CHUNKED and not self.head.http11:
-            framing = Framing.CLOSE
+        if framing is _CHUNKED and not self.head.http11:
+            framing = _CLOSE
         self.framing = framing
-        if framing is Framing.CLOSE or not self.complete:
+        if framing is _CLOSE or not self.complete:
             self.keep_alive = False
         lines = [b"HTTP/1.%d %d %b\r\n" % (self.head.http11, status, phrase)]
         for name, value in headers:
@@ -194,7 +196,7 @@ class InboundExchange(Struct, eq=False, weakref=True):
         elif not self.keep_alive:
             lines.append(b"Connection: close\r\n")
         lines.append(
-            b"Transfer-Encoding: chunked\r\n\r\n" if framing is Framing.CHUNKED else b"\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n" if framing is _CHUNKED else b"\r\n"
         )
         self._head = b"".join(lines)
 
@@ -207,7 +209,7 @@ class InboundExchange(Struct, eq=False, weakref=True):
         if self.over:
             return
         head, self._head = self._head, b""
-        if self.framing is Framing.CHUNKED:
+        if self.framing is _CHUNKED:
             if len(pieces) == 1:
                 piece = pieces[0]
                 data = b"%b%x\r\n%b\r\n" % (head, len(piece), piece)
@@ -230,7 +232,7 @@ class InboundExchange(Struct, eq=False, weakref=True):
         if self.over:
             return
         self.over = True
-        last = b"0\r\n\r\n" if self.framing is Framing.CHUNKED else b""
+        last = b"0\r\n\r\n" if self.framing is _CHUNKED else b""
         if self._head or last:
             self.connection.write(self._head + last)
         if self.keep_alive:
@@ -246,7 +248,7 @@ class InboundExchange(Struct, eq=False, weakref=True):
             return
         self.flush()
         self.over = True
-        if self.framing is Framing.CLOSE:
+        if self.framing is _CLOSE:
             self.connection.reset()
         else:
             self.connection.hang_up()

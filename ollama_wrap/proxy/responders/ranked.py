@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from ollama_wrap.call import Call, Kind, Mode
+from ollama_wrap.call import DISTRIBUTED, INFER, LOCAL, Call, Kind
 from ollama_wrap.dialects.body import rewritten
 from ollama_wrap.errors import AttemptsFailed, NoUpstream, Unavailable
 from ollama_wrap.nodes.health import NodeState
@@ -101,7 +101,7 @@ class Ranked:
         """The first choice, asked at once; None: it is not clear, or no connection is idle."""
         if self._hard or log.debugging() or len(call.body or b"") > LARGE:
             return None  # the usual line says why each node was chosen, and ends waits
-        if call.mode is Mode.LOCAL:
+        if call.mode is LOCAL:
             fleet = self._wire.fleets.current
             ranking = self._router.rank(call, fleet, self._wire.clock.monotonic())
         elif (lead := self._lead(call)) is not None:
@@ -190,7 +190,7 @@ class Ranked:
     def _lead(self, call: Call) -> Ranking | None:
         """Who came first a moment ago and still does, if only load has changed since."""
         lead = self._leads.get((call.model, call.side, call.operation))
-        if lead is None or call.mode is not Mode.DISTRIBUTED or call.hop or call.forced:
+        if lead is None or call.mode is not DISTRIBUTED or call.hop or call.forced:
             return None
         upstream, now = lead.candidates[0].upstream, self._wire.clock.monotonic()
         taken = upstream.busy(lead.key, now) or upstream.cooling(lead.key, now)
@@ -337,7 +337,7 @@ class Ranked:
         if ranking is None or ranking.key is None:
             return None
         away = ranking.away or _vanished(trail)
-        if not away or call.kind not in {Kind.INFER, Kind.FOLLOW}:
+        if not away or call.kind not in {INFER, Kind.FOLLOW}:
             return None
         clock = self._wire.clock
         nodes = ", ".join(
