@@ -455,3 +455,24 @@ async def test_entry_that_leads_back_here_stays_left_out_and_is_said_once(files:
         assert at_once == others(one) == ["r1"]
         assert len(one.lines(said)) == 1
         assert (await one.chat("big")).status == 200
+
+
+async def test_connections_to_nodes_are_kept_unless_they_would_be_made_otherwise(
+    files: Files,
+) -> None:
+    async with two(files) as one:
+        files.begin(one)
+        await one.chat("tiny")
+        pools = one.runtime.pools._pools
+        before = pools["tower"][1]
+        files.write(cache={"ttl": 3.0})
+        await reloaded(one)
+        kept = pools["tower"][1]
+        files.write(upstream={"connect_local": 3.0})
+        await reloaded(one)
+        await one.chat("tiny")
+
+        assert kept is before
+        assert pools["tower"][1] is not before
+        assert not before.idle
+        assert pools["tower"][1].target.connect == 3.0
