@@ -36,4 +36,6 @@ class Gate:
         setattr(protocol, "take", staticmethod(self._take))  # noqa: B010  a function, no method
         waiting, self._waiting = self._waiting, []
         for exchange, ready in waiting:
-            ready(exchange)
+            # Nobody is left to answer where the client has gone meanwhile.
+            if not exchange.over:
+                ready(exchange)

@@ -74,3 +74,16 @@ async def test_nobody_stands_between_once_it_is_open() -> None:
     gate.open(made)
 
     assert made.take == edge.take
+
+
+async def test_call_whose_client_left_meanwhile_is_not_begun() -> None:
+    edge = Edge()
+    gate = Gate(edge.take, "boot")
+    gone, there = asked(), asked()
+    gate.take(gone)
+    gate.take(there)
+
+    gone.over = True
+    gate.open(protocol(gate.take, Guard(Limits())))
+
+    assert edge.begun == [there]
