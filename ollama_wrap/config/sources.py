@@ -76,11 +76,11 @@ def _read_dotenv(found: Found, named: str | Path | None, *, look: bool) -> dict[
     path = Path(named or ".env")
     if not (named or look):
         return {}
-    if not path.is_file():
-        if named:
-            found.problems.append(f"{ENV_FILE}={str(named)!r}: no such file; name one, or none")
-        return {}
     try:
+        if not path.is_file():
+            if named:
+                found.problems.append(f"{ENV_FILE}={str(named)!r}: no such file; name one, or none")
+            return {}
         # A `$` in a secret is a `$`.
         values = dotenv_values(path, interpolate=False)
     except (OSError, UnicodeDecodeError) as error:
@@ -166,11 +166,13 @@ def _did_you_mean(name: str, spellings: Mapping[str, str]) -> str:
 
 
 def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
-    if not path.is_file():
-        return
     try:
+        # A folder that may not be looked into is a mistake; one without the file is none.
+        if not path.is_file():
+            return
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # Dates that are none are a ValueError, too many brackets a RecursionError.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         found.problems.append(f"{path}: cannot be read: {_why(error)}")
         return
     if content is None:
@@ -195,10 +197,10 @@ def _take_yaml(found: Found, table: Sequence[Row], path: Path) -> None:
 
 def _why(error: Exception) -> str:
     """What is wrong with a file, and where. Not its own text: a secret may stand there."""
-    if not isinstance(error, yaml.YAMLError):
+    if isinstance(error, OSError | UnicodeDecodeError):
         return str(error)
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return "it is no YAML"
+        return "a value in it is none that YAML knows"
     mark = error.problem_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}"
     # The other sorts name what they stumble over.

@@ -234,3 +234,11 @@ def test_line_that_is_no_yaml_is_named_and_not_repeated(tmp_path: Path, text: st
     (problem,) = refused.value.problems
     assert "node.yaml: cannot be read: line " in problem
     assert "canary" not in problem
+
+
+@pytest.mark.parametrize("text", ["a: 2024-99-99", "a: " + "[" * 1500, "a: \x01"])
+def test_file_that_breaks_its_reader_is_a_problem_like_any_other(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+
+    with pytest.raises(ConfigError, match=r"config.yaml: cannot be read"):
+        Settings.load({"HOME": "/", "OLLAMA_WRAP_CONFIG_DIR": str(tmp_path)})
