@@ -17,6 +17,8 @@ from ollama_wrap.testing.script import Rule
 _HEAD_LIMIT = 1 << 20
 _PIECE = 64 * 1024
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+#: Digits without a sign, and an extension that is not looked at
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;|\r\n\Z)")
 #: What Go refuses in a path
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
@@ -73,10 +75,10 @@ class Request:
             yield piece
         while self.length < 0:
             line = await self.connection.line_end(b"\r\n", 4096)
-            try:
-                size = int(line.partition(b";")[0].strip() or b"x", 16)
-            except ValueError:
-                raise GoneError from None
+            found = _CHUNK.match(line)
+            if found is None:
+                raise GoneError
+            size = int(found[1], 16)
             # Trailers are read and dropped.
             if size == 0:
                 while await self.connection.line_end(b"\r\n", _HEAD_LIMIT) != b"\r\n":
