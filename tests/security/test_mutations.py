@@ -18,12 +18,12 @@ from tests.wire.test_framing import BROKEN_CHUNKS
 #: connections, and mutated requests on each
 CONNECTIONS, EACH = 4000, 5
 CODED = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+INNER = b"GET /inner HTTP/1.1\r\nHost: b\r\n\r\n"
 SOUND = [
     b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
     b'POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n{"model":1}',
-    b"POST /x HTTP/1.1\r\nHost: a\r\nX: y\r\nContent-Length: 37\r\n\r\n"
-    b"GET /inner HTTP/1.1\r\nHost: b:1234\r\n\r\n",
+    b"POST /x HTTP/1.1\r\nHost: a\r\nX: y\r\nContent-Length: 32\r\n\r\n" + INNER,
     CODED + b"3\r\nabc\r\n0\r\n\r\n",
     CODED + b"3;x=y\r\nabc\r\n10\r\n0123456789abcdef\r\n0\r\nA: b\r\n\r\n",
 ]
