@@ -46,10 +46,15 @@ class Eye:
                 peer.sendall(json.dumps(self._answer(loop, question)).encode())
 
     def _loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that the main thread runs, once it does."""
+        main_thread = threading.main_thread().ident or 0
         while True:
-            for one in gc.get_objects():
-                if isinstance(one, asyncio.Runner):
-                    return one.get_loop()
+            frame = sys._current_frames().get(main_thread)
+            while frame is not None:
+                runner = frame.f_locals.get("self")
+                if isinstance(runner, asyncio.Runner) and frame.f_code.co_name == "run":
+                    return runner.get_loop()
+                frame = frame.f_back
             time.sleep(EVERY)
 
     def _measure(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -101,7 +106,15 @@ def _objects(_: asyncio.AbstractEventLoop) -> dict[str, Any]:
     return {"objects": dict(kinds.most_common(MOST)), "total": kinds.total()}
 
 
+def _passed(number: int) -> None:
+    """Take a socket as systemd passes one."""
+    os.dup2(number, 3)
+    os.environ["LISTEN_PID"], os.environ["LISTEN_FDS"] = str(os.getpid()), "1"
+
+
 if __name__ == "__main__":
+    if passed := os.environ.pop("CHAOS_SOCKET", ""):
+        _passed(int(passed))
     eye = Eye(Path(os.environ.pop("CHAOS_EYE")))
     threading.Thread(target=eye.watch, daemon=True).start()
     sys.exit(main())
