@@ -65,6 +65,7 @@ async def test_admin_stays_closed_without_a_good_token(token: str | None) -> Non
             for reply in (
                 await one.get("/admin/stats", fields),
                 await one.post("/admin/mode", fields, mode="local"),
+                await one.post("/admin/reload", fields),
             ):
                 assert (reply.status, code(reply)) == (403, "ADMIN_DISABLED"), sent
                 assert "OLLAMA_ADMIN_TOKEN" in json.loads(reply.body)["error"]
