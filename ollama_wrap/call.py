@@ -55,13 +55,42 @@ class Upload(Protocol):
         """The next bytes, `b""` at the end; raises StreamBroken when the client is gone."""
 
 
+class LongBody(Struct, frozen=True, eq=False):
+    """A body over 1 MiB, in the parts it came in: to put it together would hold up all others.
+
+    `size`: bytes of all parts.
+    """
+
+    parts: tuple[bytes, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def replaced(self, start: int, end: int, text: bytes) -> "LongBody":
+        """The body with `text` where the bytes from `start` to before `end` are, at least one."""
+        parts: list[bytes] = []
+        at = 0
+        for part in self.parts:
+            after = at + len(part)
+            if after <= start or at >= end:
+                parts.append(part)
+            else:
+                if at <= start:
+                    parts += (part[: start - at], text)
+                parts.append(part[max(0, end - at) :])
+            at = after
+        return LongBody(tuple(filter(None, parts)), self.size + len(text) - (end - start))
+
+
 class Call(Struct, eq=False):
     """One client request.
 
     `target` and `headers` are the bytes that came, in their order and case;
     Content-Length is not among them but in `length` and `sized`.
     `path` is the target up to `?`, as latin-1 text, never decoded.
-    `body` is the whole body where it is kept, else None and `rest` streams it.
+    `body` is the whole body where it is kept (a long one in parts), else None and `rest`
+    streams it.
     Times are monotonic seconds.
     """
 
@@ -91,7 +120,7 @@ class Call(Struct, eq=False):
     stream: bool = False
     #: the request may be sent to another node, or again, until its first byte
     repeatable: bool = False
-    body: bytes | None = b""
+    body: bytes | LongBody | None = b""
     rest: Upload | None = None
     #: bytes of the body as announced, -1 where it is chunked
     length: int = 0
@@ -123,6 +152,8 @@ class Call(Struct, eq=False):
     targets: tuple[str, ...] = ()
     priority: Priority = Priority.MEDIUM
     no_store: bool = False
+    #: all that clients are told of its answer follows from its mode and the router's reason
+    plain: bool = False
     dry_run: bool = False
     #: the node that is being asked; attempts write it, for whoever looks on
     asked: str | None = None

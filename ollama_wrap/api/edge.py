@@ -96,6 +96,8 @@ class Edge:
         self._facts = facts
         self._clock = clock
         prefix = secrets.token_hex(4)
+        #: see `express.Line`
+        self.close = pipeline.close
         fleets.changed.subscribe(pipeline.running.look)
         self._ids = (f"{prefix}-{count}" for count in itertools.count(1))
 
@@ -254,14 +256,15 @@ class Edge:
         if answer is None or head is None or not exchange.plain:
             self._begin_anew(exchange, call, reply)
             return
-        said = (call.mode, reply.origin.reason)
+        said = (call.mode is DISTRIBUTED, reply.origin.reason)
         known = head.notes.get(said)
-        if not isinstance(known, Form):
-            fields, framing = self._begin_anew(exchange, call, reply)
-            if exchange.plain:
-                head.notes[said] = form(head, fields, framing)
+        if isinstance(known, Form):
+            filled = known.filled(answer.date, answer.digits, call.id)
+            exchange.begin_with(filled, known.framing)
             return
-        exchange.begin_with(known.filled(answer.date, answer.digits, call.id), known.framing)
+        fields, framing = self._begin_anew(exchange, call, reply)
+        if exchange.plain:
+            head.notes[said] = form(head, fields, framing)
 
     def _begin_anew(
         self, exchange: Exchange, call: Call, reply: Reply
@@ -308,10 +311,6 @@ class Edge:
                 return ending
         exchange.end()
         return ending
-
-    def close(self, one: Open, ending: Ending | None) -> None:
-        """See `express.Line`."""
-        self._pipeline.close(one, ending)
 
     def go_on(self, exchange: Exchange, one: Open) -> None:
         """See `express.Line`."""
@@ -405,16 +404,9 @@ class Edge:
 
 def _ordinary(call: Call, origin: Origin) -> bool:
     """Whether all that we say of such an answer follows from its mode and reason."""
-    return not (
-        call.prefixed
-        or call.hop
-        or call.mode is STANDALONE
-        or call.method == "HEAD"
-        or (call.cors and not (origin.local and call.keep_host))
-        or origin.fallback is not None
-        or origin.model is not None
-        or origin.attempts
-    )
+    if not call.plain or call.mode is STANDALONE:
+        return False
+    return origin.fallback is None and origin.model is None and not origin.attempts
 
 
 def _length(body: bytes) -> Header:

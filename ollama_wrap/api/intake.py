@@ -5,18 +5,21 @@ the Call. It must not know nodes, nor what the fields of a body mean (`dialects`
 What is read is counted while it comes: bodies that never end must not fill the memory.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ollama_wrap import dialects
-from ollama_wrap.call import Call, Kind, Upload
+from ollama_wrap.call import Call, Kind, LongBody, Upload
 from ollama_wrap.dialects import Route
 from ollama_wrap.proxy.budget import Budget
 from ollama_wrap.wire.base import Exchange
 
 #: Bytes of a body that are not worth counting before it is whole.
 _SHORT = 64 * 1024
+#: Bytes of a body that is read while it comes, and kept in parts of at least so many.
+_LONG, _PART = 1024 * 1024, 64 * 1024
 #: Bytes of a body that is not kept after which its model is looked for, one try each.
 _LOOKS = (64 * 1024, 1024 * 1024, 8 * 1024 * 1024)
 
@@ -44,12 +47,12 @@ async def read(exchange: Exchange, call: Call, route: Route, budget: Budget) -> 
         call.body = await exchange.whole(min(limit, _SHORT))
         source: Upload = exchange
         if call.body is None and call.length <= limit:
-            source = await _gather(exchange, call, budget)
+            source = await _gather(exchange, call, route, budget)
         if call.body is None:
             await _read_beginning(source, call, route, budget)
             return
         budget.kept += len(call.body)
-    if route.reads_body and call.body is not None:
+    if route.reads_body and isinstance(call.body, bytes):
         _understand(call, dialects.read(route, call.body, call.headers))
     if call.targets and call.operation in {"pull", "push", "delete"}:
         call.kind = Kind.SPREAD
@@ -62,16 +65,82 @@ def take(exchange: Exchange, call: Call, route: Route, budget: Budget) -> None:
     _understand(call, dialects.read(route, call.body, call.headers))
 
 
-async def _gather(source: Upload, call: Call, budget: Budget) -> Begun:
-    """Give `call` its body while that may be kept; what has come of it is the beginning else."""
-    parts: list[bytes] = []
+class _Coming:
+    """What has come of a body, in parts of 64 KiB or more; read from when `scan` is called."""
+
+    def __init__(self, call: Call, route: Route) -> None:
+        self._call, self._route = call, route
+        self._parts: list[bytes] = []
+        self._short = bytearray()
+        self._reading: dialects.Incoming | None = None
+        self._scanned = 0
+        self.size = 0
+
+    def take(self, part: bytes) -> None:
+        """The next bytes."""
+        self.size += len(part)
+        # Each part costs as much as a hundred bytes: those that trickle in are put together.
+        if len(part) >= _PART:
+            self._flush()
+            self._parts.append(part)
+            return
+        self._short += part
+        if len(self._short) >= _PART:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._short:
+            self._parts.append(bytes(self._short))
+            self._short.clear()
+
+    async def scan(self) -> None:
+        """Read what has not been read yet; others have their turn after every 64 KiB."""
+        if self._reading is None:
+            self._reading = dialects.incoming(self._route, self._call.headers)
+        while self._reading is not None and self._scanned < len(self._parts):
+            part = self._parts[self._scanned]
+            self._scanned += 1
+            for at in range(0, len(part), _PART):
+                self._reading.feed(part[at : at + _PART])
+                await asyncio.sleep(0)
+
+    async def said(self, *, whole: bool) -> dialects.Reading | None:
+        """What it says, or as much of it as is here; `Call.named` too where it is long."""
+        self._flush()
+        await self.scan()
+        if self._reading is None:
+            body = b"".join(self._parts)
+            return dialects.read(self._route, body, self._call.headers, whole=whole)
+        self._call.named = self._reading.named()
+        return self._reading.reading(whole=whole)
+
+    def body(self) -> bytes | LongBody:
+        """All of it."""
+        self._flush()
+        if self.size <= _LONG:
+            return b"".join(self._parts)
+        return LongBody(tuple(self._parts), self.size)
+
+    def upload(self, rest: Upload) -> Begun:
+        """What was read is sent all the same."""
+        self._flush()
+        return Begun(self._parts, rest)
+
+
+async def _gather(exchange: Exchange, call: Call, route: Route, budget: Budget) -> Upload:
+    """Give `call` its body while that may be kept; else all of it is still to be read."""
+    come = _Coming(call, route)
     with _counted(budget) as count:
-        while part := await source.read():
-            parts.append(part)
+        while part := await exchange.read():
+            come.take(part)
             if not budget.keeps(count(part)):
-                return Begun(parts, source)
-    call.body = b"".join(parts)
-    return Begun([], source)
+                return come.upload(exchange)
+            if come.size > _LONG:
+                await come.scan()
+        if come.size > _LONG and route.reads_body:
+            _understand(call, await come.said(whole=True))
+    call.body = come.body()
+    return exchange
 
 
 async def _read_beginning(source: Upload, call: Call, route: Route, budget: Budget) -> None:
@@ -80,19 +149,18 @@ async def _read_beginning(source: Upload, call: Call, route: Route, budget: Budg
     if call.kind is not Kind.INFER:
         call.kind = Kind.OTHER if call.kind is Kind.OTHER else Kind.ONCE
         return
-    reading, beginning = None, bytearray()
+    reading, come = None, _Coming(call, route)
     with _counted(budget) as count:
         # The model stands near the beginning, or, behind pictures, very far from it.
         for look in _LOOKS:
-            while len(beginning) < look and (part := await source.read()):
-                beginning += part
+            while come.size < look and (part := await source.read()):
+                come.take(part)
                 if count(part) > _SHORT and budget.full:
                     break
-            reading = dialects.read(route, bytes(beginning), call.headers, whole=False)
-            if reading is not None or len(beginning) < look:
+            reading = await come.said(whole=False)
+            if reading is not None or come.size < look:
                 break
-    # What was read is sent all the same.
-    call.rest = Begun([bytes(beginning)], source)
+    call.rest = come.upload(source)
     _understand(call, reading)
     call.repeatable = False
 

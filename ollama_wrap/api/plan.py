@@ -82,6 +82,7 @@ class Planner:
         call.lines = {}
         loop = self._loop(call)
         wishes = call.dry_run or call.targets or call.forced or call.hop
+        call.plain = not (call.prefixed or call.hop or call.cors or call.method == "HEAD")
         usual = refusal is None and loop is None and seconds is None and not wishes
         usual = usual and b"expect" not in call.fields
         usual = usual and route.reads_body and route.kind is Kind.INFER

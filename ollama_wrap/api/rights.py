@@ -95,7 +95,7 @@ def _registry(name: str) -> tuple[str, str]:
 
 def _values(call: Call, names: Collection[str]) -> list[object]:
     """Every value that the body gives one of `names`, the ones that a later one replaces too."""
-    if call.body is None or len(call.body) > _READ:
+    if not isinstance(call.body, bytes) or len(call.body) > _READ:
         raise _forbidden("a request this large takes the admin token")
     try:
         pairs, _ = _json.raw_decode(call.body.decode("utf-8", "replace").lstrip(" \t\r\n"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ollama_wrap.call import DISTRIBUTED, INFER, LIST, LOCAL, ONCE, STANDALONE, Call, Kind, Priority
 from ollama_wrap.clock import Clock
-from ollama_wrap.dialects import Ending
+from ollama_wrap.dialects import DIALECTS, Ending
 from ollama_wrap.errors import Overloaded
 from ollama_wrap.observe.ended import Ended
 from ollama_wrap.proxy import fallback
@@ -151,7 +151,8 @@ class Pipeline:
         call, reply = one.call, one.reply
         if call.kind is not INFER or reply is None or isinstance(reply.body, bytes):
             return None
-        ending = one.tap.ending(call.dialect, call.operation, streamed=_streamed(reply))
+        streamed = reply.alike.streamed if reply.alike is not None else _streamed(reply)
+        ending = DIALECTS[call.dialect].ending(call.operation, streamed, one.tap.tail())
         # The end of an error says nothing about an engine.
         good = reply.status in _GOOD
         if isinstance(reply.body, Attempt):
@@ -221,8 +222,6 @@ class Pipeline:
 
 def _streamed(reply: Reply) -> bool:
     """Whether the answer is a stream: its own Content-Type has the last word."""
-    if reply.alike is not None:
-        return reply.alike.streamed
     for name, value in reply.headers:
         if name.lower() == b"content-type":
             return value.startswith((b"application/x-ndjson", b"text/event-stream"))

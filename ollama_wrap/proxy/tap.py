@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from ollama_wrap.dialects import DIALECTS, Ending
-
 #: Bytes of a body's end that say whether it is whole, and the most that is kept of it.
 TAIL = 16 * 1024
 _MOST = 4 * TAIL
@@ -38,16 +36,15 @@ class Tap:
 
     def tail(self) -> bytes:
         """The last bytes, at least 16 KiB of them if there were so many."""
-        self._shorten()
-        return b"".join(self.body)
+        if self._size > TAIL:
+            self._shorten()
+        return self.body[0] if len(self.body) == 1 else b"".join(self.body)
 
     def whole(self) -> bytes | None:
         """The body, if all of it was kept."""
-        return b"".join(self.body) if self.total <= self.keep else None
-
-    def ending(self, dialect: str, operation: str, *, streamed: bool) -> Ending:
-        """What the end says."""
-        return DIALECTS[dialect].ending(operation, streamed, self.tail())
+        if self.total > self.keep:
+            return None
+        return self.body[0] if len(self.body) == 1 else b"".join(self.body)
 
     def _shorten(self) -> None:
         if self._size > TAIL and self.total > self.keep:

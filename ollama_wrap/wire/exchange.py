@@ -219,7 +219,8 @@ class InboundExchange(Struct, eq=False, weakref=True):
             data = b"".join((head, *pieces))
         else:
             data = pieces[0]
-        self.connection.write(data)
+        connection = self.connection
+        connection.outbox.write(connection.transport, data)
 
     def flush(self) -> None:
         """See `Exchange.flush`."""

@@ -83,7 +83,7 @@ class Inbound(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         del self.pipeline, self.parser  # not needed, and a KiB of each connection
-        self._outbox = outbox.of(self.loop)
+        self.outbox = outbox.of(self.loop)
         self.reader = heads.Reader(self.guard.heads)
         self.chunks: Chunks | None = None
         self.exchange: InboundExchange | None = None
@@ -153,16 +153,16 @@ class Inbound(HttpToolsProtocol):
         if self.exchange is not None:
             self.exchange.keep_alive = False
         else:
-            self._outbox.flush()
+            self.outbox.flush()
             super().shutdown()
 
     def write(self, data: bytes) -> None:
         """Bytes of an answer."""
-        self._outbox.write(self.transport, data)
+        self.outbox.write(self.transport, data)
 
     def close(self) -> None:
         """Close when everything is sent."""
-        self._outbox.flush()
+        self.outbox.flush()
         self.transport.close()
 
     def hold_back(self) -> None:
@@ -314,7 +314,7 @@ class Inbound(HttpToolsProtocol):
 
     def _to_application(self, head: heads.Head) -> None:
         """A path of our own: uvicorn's usual way, which writes without us."""
-        self._outbox.flush()
+        self.outbox.flush()
         self.parser = cast("httptools.HttpRequestParser", _Known(head))
         self.dropped = 0
         self.on_message_begin()
@@ -339,10 +339,12 @@ class Inbound(HttpToolsProtocol):
 
     def _next(self) -> None:
         """The next request's turn."""
-        self._clear()
+        if self.exchange is not None:
+            self._clear()
         self.served = True
         self.stage, self.since = HEAD, self.loop.time()
-        self.read_on()
+        if self.flow.read_paused:
+            self.read_on()
         if self.held:
             # In a turn of its own: many short requests in one segment would nest as deep.
             self.loop.call_soon(self._take_held)
@@ -376,7 +378,7 @@ class Inbound(HttpToolsProtocol):
         """Close as Go does after an early reply: half-close, drop what comes, close."""
         self._clear()
         self.stage, self.since, self.dropped = DROP, self.loop.time(), 0
-        self._outbox.flush()
+        self.outbox.flush()
         if self.finished or self.transport.is_closing():
             self.transport.close()
             return
@@ -388,7 +390,7 @@ class Inbound(HttpToolsProtocol):
         """End the connection with a reset: what is framed by the close must not look whole."""
         if self.exchange is not None:
             self.exchange.lost()
-        self._outbox.flush()
+        self.outbox.flush()
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)

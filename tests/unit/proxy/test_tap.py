@@ -50,16 +50,3 @@ def test_body_within_its_limit_is_kept_whole() -> None:
     tap.feed([b"y"])
 
     assert tap.whole() is None
-
-
-@pytest.mark.parametrize(
-    "body, done, failed",
-    [(b'{"done":true}\n', True, False), (b'{"error":"x"}\n', False, True), (b"", False, False)],
-)
-def test_ending_is_the_dialect_s_word(body: bytes, done: bool, failed: bool) -> None:
-    tap = Tap(FakeClock().monotonic, 0)
-    tap.feed([b'{"done":false}\n', body])
-
-    ending = tap.ending("ollama", "chat", streamed=True)
-
-    assert (ending.done, ending.failed) == (done, failed)
