@@ -20,6 +20,10 @@ from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.routing.policies.base import Candidate
 from ollama_wrap.routing.router import Ranking
 
+#: Seconds after which those who wait are looked at though nothing was heard: that a node said
+#: it is busy, and that a circuit is open, ends with time alone.
+LOOK = 0.25
+
 Rank = Callable[[], Ranking]
 Place = tuple[Ranking, Candidate | None]
 
@@ -79,6 +83,7 @@ class Admission:
     _queues: dict[str | None, _Queue] = field(default_factory=dict)
     _size: int = 0
     _pump_due: bool = False
+    _looking: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         self.fleets.freed.subscribe(self._something_changed)
@@ -168,6 +173,8 @@ class Admission:
         queue.size += 1
         self._size += 1
         self.waiting(1)
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(LOOK, self._look)
 
     def _leave(self, key: str | None, call: Call, waiter: _Waiter) -> None:
         self.waiting(-1)
@@ -192,6 +199,12 @@ class Admission:
         if self._size and not self._pump_due:
             self._pump_due = True
             asyncio.get_running_loop().call_soon(self._pump)
+
+    def _look(self) -> None:
+        self._looking = None
+        if self._size:
+            self._looking = asyncio.get_running_loop().call_later(LOOK, self._look)
+            self._pump()
 
     def _pump(self) -> None:
         self._pump_due = False

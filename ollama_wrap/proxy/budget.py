@@ -49,7 +49,7 @@ class Budget:
     def may_retry(self, counted: int) -> bool:
         """Whether a call that made `counted` counted attempts may make one more now."""
         allowance = self.allowance
-        return counted < allowance.attempts and self.retrying < max(
+        return counted < allowance.attempts and self.retrying + 1 <= max(
             allowance.least, allowance.share * self.running
         )
 

@@ -301,6 +301,21 @@ async def test_waiting_call_is_ranked_anew_when_a_node_changes() -> None:
     assert node_of(waiting) is None
 
 
+async def test_waiting_call_is_looked_at_when_a_node_is_no_longer_busy_by_its_own_word() -> None:
+    bench = Bench()
+    for node in bench.nodes:
+        node.saturated(bench.clock.monotonic())
+    waiting = bench.ask()
+    await settle()
+    assert not waiting.done()
+
+    bench.clock.advance(5.0)  # nothing tells of that
+    async with asyncio.timeout(2.0):
+        await waiting
+
+    assert node_of(waiting) == "r1"
+
+
 async def test_many_changes_in_one_turn_are_looked_at_once() -> None:
     bench = Bench()
     await bench.fill()
