@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import msgspec
 import zstandard
 
-from ollama_wrap.call import Header
+from ollama_wrap.call import Header, LongBody
 
 #: the raw JSON of a value; a view, so that a long one is not copied
 Text = bytes | memoryview
@@ -224,8 +224,14 @@ def string_places(body: bytes, names: Collection[str]) -> tuple[tuple[int, int],
     )
 
 
-def rewritten(body: bytes, places: Sequence[tuple[int, int]], text: str) -> bytes:
+def rewritten(
+    body: bytes | LongBody, places: Sequence[tuple[int, int]], text: str
+) -> bytes | LongBody:
     """The body with the JSON string `text` at each of these places, which are in order."""
+    if isinstance(body, LongBody):
+        for start, end in reversed(places):
+            body = body.replaced(start, end, json.dumps(text).encode())
+        return body
     parts: list[bytes] = []
     at = 0
     for start, end in places:

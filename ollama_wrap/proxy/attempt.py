@@ -10,7 +10,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from ollama_wrap import tasks
-from ollama_wrap.call import DISTRIBUTED, INFER, ONCE, Call, Header
+from ollama_wrap.call import DISTRIBUTED, INFER, ONCE, Call, Header, LongBody
 from ollama_wrap.errors import NodeGone, UpstreamError, UpstreamTimeout
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.names import is_cloud
@@ -207,6 +207,10 @@ class Attempt(Struct, eq=False):
                 chunked = self._size() is None
                 work = upload.stream(call.rest, connection, chunked=chunked)
                 self._upload = tasks.start(work, "upload")
+        elif isinstance(call.body, LongBody):
+            answer = connection.send(data, bare=bare, whole=True)
+            for part in call.body.parts:
+                connection.write(part)
         elif len(call.body) < _JOINED:
             answer = connection.send(data + call.body, bare=bare, whole=True)
         else:

@@ -201,7 +201,7 @@ class Cache:
         if begun is None:
             begun = self._begin(asked)
         hashed = begun.copy()
-        body = call.body or b""
+        body = call.body if isinstance(call.body, bytes) else b""  # a longer one is not kept
         plain = _plain(body, stream=call.stream)
         if plain is None:
             members = without(body, _SHAPE)

@@ -186,7 +186,7 @@ def _writable(call: Call) -> bool:
     """Whether another name can be written into the body."""
     if call.named is None:
         names = _NAMES if call.operation == "show" else _NAME
-        call.named = () if call.body is None else string_places(call.body, names)
+        call.named = string_places(call.body, names) if isinstance(call.body, bytes) else ()
     return bool(call.named)
 
 
