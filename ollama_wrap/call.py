@@ -152,6 +152,8 @@ class Call(Struct, eq=False):
     targets: tuple[str, ...] = ()
     priority: Priority = Priority.MEDIUM
     no_store: bool = False
+    #: all that clients are told of its answer follows from its mode and the router's reason
+    plain: bool = False
     dry_run: bool = False
     #: the node that is being asked; attempts write it, for whoever looks on
     asked: str | None = None
