@@ -31,12 +31,29 @@ SILENT = UpstreamTimeout("no answer within 1.5 s")
 TINY = "registry.ollama.ai/library/tiny:latest"
 
 
+class Backend(FakeBackend):
+    """`hangs`: each probe takes all the time that it may, and then there is no answer."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.hangs = False
+
+    async def probe(self, seconds: float, *, ping: bool) -> Probe:
+        if not self.hangs:
+            return await super().probe(seconds, ping=ping)
+        self.asked.append("ping" if ping else "probe")
+        await self.clock.sleep(seconds)
+        raise SILENT
+
+
 class Place:
     """A Watch of one node, and all that it needs."""
 
     def __init__(self, node: Node) -> None:
         self.clock = FakeClock()
-        self.backend = FakeBackend()
+        self.backend = Backend(self.clock)
+        self.dice = 0.5
         self.names: dict[str, tuple[str, ...]] = {}
         self.lookups: list[str] = []
         self.found: list[str] = []
@@ -47,7 +64,7 @@ class Place:
             rules=Rules(),
             backend=lambda _: self.backend,
             lookup=self.lookup,
-            dice=lambda: 0.5,
+            dice=lambda: self.dice,
             ourselves=lambda sidecar: sidecar.id == "me",
             found=self.found.append,
         )
@@ -132,6 +149,33 @@ async def test_suspected_node_is_down_within_a_second_and_a_half(place: Place) -
 
     assert first is NodeState.SUSPECT
     assert place.state is NodeState.DOWN
+
+
+async def test_node_that_hangs_is_down_within_eight_seconds_also_at_the_worst(place: Place) -> None:
+    place.dice = 1.0
+    await place.up()
+    while not place.backend.asked:
+        await place.clock.run(0.1)
+
+    place.backend.hangs = True  # it has just answered, and the next pause is the longest there is
+    await place.clock.run(7.5)
+    before = place.state
+    await place.clock.run(0.5)
+
+    assert (before, place.state) == (NodeState.SUSPECT, NodeState.DOWN)
+
+
+async def test_node_that_was_frozen_is_back_soon_after_it_goes_on(place: Place) -> None:
+    await place.up()
+    place.backend.hangs = True
+    await place.clock.run(30.0)
+
+    place.backend.hangs = False
+    await place.clock.run(5.0)
+    back = place.state
+    await place.clock.run(35.0)
+
+    assert (back, place.state) == (NodeState.WARMING, NodeState.UP)
 
 
 async def test_many_calls_that_suspect_a_node_do_not_become_many_probes(place: Place) -> None:

@@ -12,6 +12,7 @@ from ollama_wrap import tasks
 from ollama_wrap.call import Kind
 from ollama_wrap.errors import WrapError
 from ollama_wrap.nodes.fleet import Fleets
+from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy.admit import Admission, Hold
 from ollama_wrap.proxy.budget import Allowance, Budget
@@ -22,7 +23,7 @@ from ollama_wrap.routing.router import Router
 from ollama_wrap.wire import outbox
 from tests.fakes.clock import FakeClock, settle
 from tests.fakes.line import wire
-from tests.fakes.nodes import call, fleet, upstream
+from tests.fakes.nodes import call, fleet, health, upstream
 from tests.fakes.warm import Node, warm
 
 NODES = 6
@@ -163,6 +164,44 @@ async def test_nodes_that_did_no_work_are_all_asked() -> None:
     await bench.close()
 
     assert bench.told == {"id0": ["busy"] * NODES}
+
+
+async def test_load_of_twenty_minutes_is_waited_for_while_the_node_is_thought_to_live() -> None:
+    bench = Bench(2)
+    await some_turns()
+    asked = bench.asked()
+
+    await bench.clock.run(1200.0)
+    waited = [one.done() for one in bench.calls]
+    again = bench.asked()
+    for one in asked:
+        bench.answer(one, "served")
+    await some_turns()
+    await bench.close()
+
+    assert (waited, again) == ([False, False], asked)
+    assert set(map(tuple, bench.told.values())) == {("served",)}
+
+
+async def test_call_at_a_node_that_goes_down_stays_until_another_can_take_it() -> None:
+    bench = Bench(1)
+    await some_turns()
+    ((first, _),) = bench.asked()
+    others = [one for one in bench.nodes if one is not first]
+    for one in (*others, first):
+        one.health = health(NodeState.DOWN)
+    await some_turns()
+    alone = [node for node, _ in bench.asked()]
+
+    others[2].health = health(NodeState.UP)
+    await some_turns()
+    (moved,) = [one for one in bench.asked() if not one[1].transport.gone]
+    bench.answer(moved, "served")
+    await some_turns()
+    await bench.close()
+
+    assert (alone, moved[0]) == ([first], others[2])
+    assert bench.told == {"id0": ["served"]}
 
 
 async def test_storm_is_answered_with_few_attempts_more_than_there_are_calls() -> None:
