@@ -323,7 +323,9 @@ class Inbound(HttpToolsProtocol):
         self.headers[:] = [(name.lower(), value) for name, value in head.headers]
         self.expect_100_continue = b"expect" in head.fields
         self.on_headers_complete()
-        self.cycle.keep_alive = head.http11 and head.alive and not self.guard.strain.brief
+        # Whether a body that was waited for, and not asked for, still comes, nobody can tell.
+        alive = head.alive and not self.expect_100_continue
+        self.cycle.keep_alive = alive and head.http11 and not self.guard.strain.brief
         if self.stage == ANSWER:
             self.on_message_complete()
 
