@@ -38,6 +38,8 @@ _UNKNOWN_SERVICE = 1.0
 _NEAR = 0.8
 #: seconds in which good answers are counted before the circuit is told
 _TOGETHER = 1.0
+#: seconds in which one service time stands for all
+_MEASURED = 0.001
 #: more slots than this are not learned from what was seen
 _LEARNED_MOST = 256
 _DOUBTED = frozenset({NodeState.SUSPECT, NodeState.JOINING})
@@ -369,6 +371,8 @@ class Upstream:
     def _measure(self, service: float, now: float) -> None:
         if self.latency is None:
             self.latency = service
+        elif now - self._measured_at < _MEASURED:
+            return
         else:
             fresh = 1.0 - math.exp(-max(0.0, now - self._measured_at) / _DECAY)
             self.latency += fresh * (service - self.latency)

@@ -51,6 +51,8 @@ class Output:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._second = -1
         self._stamps = ("", "")
+        #: many lines are of one millisecond
+        self._at, self._last = -1, Stamp("", "")
 
     @property
     def stream(self) -> TextIO:
@@ -112,13 +114,16 @@ class Output:
         return True
 
     def _stamp(self, now: float) -> Stamp:
-        second = int(now)
+        if (at := int(now * 1000)) == self._at:
+            return self._last
+        second, millis = divmod(at, 1000)
         if second != self._second:
             moment = datetime.fromtimestamp(second, UTC)
             self._second = second
             self._stamps = (f"{moment:%Y-%m-%dT%H:%M:%S}", f"{moment.astimezone():%H:%M:%S}")
-        millis = f".{int((now - second) * 1000):03d}"
-        return Stamp(f"{self._stamps[0]}{millis}Z", self._stamps[1] + millis)
+        iso, local = self._stamps
+        self._at, self._last = at, Stamp(f"{iso}.{millis:03d}Z", f"{local}.{millis:03d}")
+        return self._last
 
 
 class Logger(structlog.BoundLoggerBase):

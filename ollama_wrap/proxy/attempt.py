@@ -199,8 +199,14 @@ class Attempt(Struct, eq=False):
 
     def _write(self, connection: Connection) -> Answer:
         call = self.call
-        data = self._head()
+        before, after = self._head()
         bare = call.method == "HEAD"
+        if type(call.body) is bytes and call.sized is not None and len(call.body) < _JOINED:
+            # The usual case, in one step.
+            data = b"%b%b: %d\r\n%b%b" % (before, call.sized[1], len(call.body), after, call.body)
+            self._answer = answer = connection.send(data, bare=bare, whole=True)
+            return answer
+        data = before + headers.framing(call, self._size()) + after
         if call.body is None:
             answer = connection.send(data, bare=bare, whole=False)
             if call.rest is not None:
@@ -219,7 +225,8 @@ class Attempt(Struct, eq=False):
         self._answer = answer
         return answer
 
-    def _head(self) -> bytes:
+    def _head(self) -> tuple[bytes, bytes]:
+        """The lines before and after the one that frames the body."""
         call, upstream = self.call, self.upstream
         # What goes to a sidecar differs from call to call.
         lines = call.lines if upstream.sidecar is None else None
@@ -228,12 +235,9 @@ class Attempt(Struct, eq=False):
             known = (upstream.node, *self._lines())
             if lines is not None:
                 lines[upstream] = known
-        if call.sized is not None and call.body is not None:
-            return b"%b%b: %d\r\n%b" % (known[1], call.sized[1], len(call.body), known[2])
-        return known[1] + headers.framing(call, self._size()) + known[2]
+        return known[1], known[2]
 
     def _lines(self) -> tuple[bytes, bytes]:
-        """The lines before and after the one that frames the body."""
         call, node = self.call, self.upstream.node
         before, after = headers.request(
             call, self._wire.secret, node.authority.encode(), self._marks(), local=node.local

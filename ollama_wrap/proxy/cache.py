@@ -121,10 +121,8 @@ class Cache:
         body = tap.whole() if tap.keep else None
         if body is None or reply.status != 200 or reply.origin.age is not None:
             return
-        if _LOADED in body[-256:] or not ending.done or ending.failed:
-            return
         headers = _kept(reply)
-        if headers is None:
+        if headers is None or _LOADED in body[-256:] or not ending.done or ending.failed:
             return
         entry = Entry(headers, body, self._clock.monotonic())
         self._fresh.append((call, reply.origin.node, entry))
@@ -230,11 +228,11 @@ def _may_be_kept(call: Call) -> bool:
 def _kept(reply: Reply) -> tuple[Header, ...] | None:
     """The fields that are kept of a reply; None: its body is encoded."""
     notes = reply.alike.notes if reply.alike is not None else {}
-    if _KEPT not in notes:
+    if "kept" not in notes:
         fields = [field for field in reply.headers if field[0].lower() in _KEPT]
         encoded = any(field[0].lower() == b"content-encoding" for field in reply.headers)
-        notes[_KEPT] = None if encoded else tuple(fields)
-    return cast("tuple[Header, ...] | None", notes[_KEPT])
+        notes["kept"] = None if encoded else tuple(fields)
+    return cast("tuple[Header, ...] | None", notes["kept"])
 
 
 def _written(members: Sequence[bytes | memoryview]) -> bytes:

@@ -2,25 +2,24 @@
 
 from collections.abc import Callable
 
+from msgspec import Struct
+
 #: Bytes of a body's end that say whether it is whole, and the most that is kept of it.
 TAIL = 16 * 1024
 _MOST = 4 * TAIL
 
 
-class Tap:
+class Tap(Struct, eq=False):
     """What was seen of one body. `keep` bytes are kept for the cache, 0 for none."""
 
-    __slots__ = ("_clock", "_size", "body", "first", "keep", "pieces", "total")
-
-    def __init__(self, clock: Callable[[], float], keep: int) -> None:
-        self._clock = clock
-        #: monotonic seconds of the first byte
-        self.first: float | None = None
-        self.total = 0
-        self.pieces = 0
-        self.keep = keep
-        self.body: list[bytes] = []
-        self._size = 0
+    _clock: Callable[[], float]
+    keep: int
+    #: monotonic seconds of the first byte
+    first: float | None = None
+    total: int = 0
+    pieces: int = 0
+    body: list[bytes] = []
+    _size: int = 0
 
     def feed(self, pieces: list[bytes]) -> None:
         """Pieces on their way to the client."""

@@ -8,6 +8,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec import Struct
+
 from ollama_wrap.call import Header
 from ollama_wrap.errors import UpstreamError
 from ollama_wrap.reply import Sink
@@ -36,68 +38,43 @@ class Carrier(Protocol):
         """The reply is broken, and the connection of no more use."""
 
 
-class Answer:
+class Answer(Struct, eq=False):
     """The reply to one request: first its head, then a Source of its body.
 
     `arrived` is set when the head is here, `begun` when the first byte of the
     body or its end is; both also when the reply fails, and then `error` says how.
     """
 
-    __slots__ = (
-        "_arrived",
-        "_at_head",
-        "_begun",
-        "_connection",
-        "_grown",
-        "_loop",
-        "_notice",
-        "_sink",
-        "bare",
-        "complete",
-        "date",
-        "digits",
-        "error",
-        "head",
-        "headed",
-        "headers",
-        "keep_alive",
-        "phrase",
-        "pieces",
-        "received",
-        "reused",
-        "size",
-        "started",
-        "status",
-    )
-
-    def __init__(self, connection: Carrier, *, bare: bool, reused: bool) -> None:
-        self._connection: Carrier | None = connection
-        self._sink: Sink | None = None
-        self._grown: asyncio.Future[None] | None = None
-        #: the request was HEAD: there is no body, whatever the head says
-        self.bare = bare
-        #: the connection had served before
-        self.reused = reused
-        #: the head is here; the first byte of the body, or its end, is
-        self.headed = self.started = False
-        #: called once, when what it waits for is here or the reply has failed
-        self._notice: Callable[[], None] | None = None
-        self._at_head = False
-        self._loop = connection.loop
-        self._arrived: asyncio.Future[None] | None = None
-        self._begun: asyncio.Future[None] | None = None
-        self.status = 0
-        self.phrase = b""
-        self.headers: list[Header] = []
-        #: what it has in common with others, and what it has not
-        self.head: Head | None = None
-        self.date = self.digits = b""
-        self.complete = self.keep_alive = False
-        self.pieces: list[bytes] = []
-        self.size = 0
-        #: bytes of the reply so far, of its head too
-        self.received = 0
-        self.error: UpstreamError | None = None
+    _connection: Carrier | None
+    #: the request was HEAD: there is no body, whatever the head says
+    bare: bool
+    #: the connection had served before
+    reused: bool
+    _loop: asyncio.AbstractEventLoop
+    #: the head is here; the first byte of the body, or its end, is
+    headed: bool = False
+    started: bool = False
+    complete: bool = False
+    keep_alive: bool = False
+    status: int = 0
+    phrase: bytes = b""
+    headers: list[Header] = []
+    #: what it has in common with others, and what it has not
+    head: Head | None = None
+    date: bytes = b""
+    digits: bytes = b""
+    pieces: list[bytes] = []
+    size: int = 0
+    #: bytes of the reply so far, of its head too
+    received: int = 0
+    error: UpstreamError | None = None
+    _sink: Sink | None = None
+    #: called once, when what it waits for is here or the reply has failed
+    _notice: Callable[[], None] | None = None
+    _at_head: bool = False
+    _arrived: "asyncio.Future[None] | None" = None
+    _begun: "asyncio.Future[None] | None" = None
+    _grown: "asyncio.Future[None] | None" = None
 
     # Only one of the two is waited for, so each is made when it is asked for.
 

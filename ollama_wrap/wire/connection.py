@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         `bare`: no body will come back (HEAD). `whole`: nothing follows `data`;
         else `write` sends the rest and `sent` ends it.
         """
-        self.answer = answer = Answer(self, bare=bare, reused=self.requests > 0)
+        self.answer = answer = Answer(self, bare, self.requests > 0, self.loop)
         self.requests += 1
         self.whole = whole
         self._interim = 0

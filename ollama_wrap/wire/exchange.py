@@ -195,9 +195,7 @@ class InboundExchange(Struct, eq=False, weakref=True):
                 lines.append(b"Connection: keep-alive\r\n")
         elif not self.keep_alive:
             lines.append(b"Connection: close\r\n")
-        lines.append(
-            b"Transfer-Encoding: chunked\r\n\r\n" if framing is _CHUNKED else b"\r\n"
-        )
+        lines.append(b"Transfer-Encoding: chunked\r\n\r\n" if framing is _CHUNKED else b"\r\n")
         self._head = b"".join(lines)
 
     def begin_with(self, head: bytes, framing: Framing) -> None:
