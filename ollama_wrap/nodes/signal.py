@@ -26,8 +26,9 @@ class Signal:
 
     def fire(self) -> None:
         """Call all who are subscribed now; a callback must not raise."""
-        for callback in tuple(self._callbacks):
-            callback()
+        if self._callbacks:
+            for callback in tuple(self._callbacks):
+                callback()
 
     async def wait(self) -> None:
         """Come back at the next `fire`."""

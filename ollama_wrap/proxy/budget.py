@@ -61,8 +61,10 @@ class Budget:
 
     def body_limit(self) -> int:
         """Bytes of a body that may be kept for one more call."""
-        most = _LITTLE if self.strain.refuse else self.allowance.body
-        return max(0, min(most, self.allowance.bodies - self.kept))
+        allowance = self.allowance
+        most = _LITTLE if self.strain.refuse else allowance.body
+        left = allowance.bodies - self.kept
+        return most if most <= left else max(0, left)
 
     def keeps(self, size: int) -> bool:
         """Whether a body that is counted already, with `size` bytes, may still be kept."""
