@@ -271,11 +271,17 @@ def fake(
     host: str = "127.0.0.1",
     options: Mapping[str, object],
 ) -> Fake:
-    """A fake that is not started yet; `options` as in `ollama_wrap.testing.Options`."""
+    """A fake that is not started yet.
+
+    `options` as in `ollama_wrap.testing.Options`; `book=False`: it writes none.
+    """
     book = folder / f"{name}.book"
     command = [sys.executable, "-m", "ollama_wrap.testing", "--models", models]
-    command += ["--node-name", name, "--book", str(book), "--host", host]
+    command += ["--node-name", name, "--host", host]
+    command += ["--book", str(book)] if options.get("book", True) else []
     for option, value in options.items():
+        if option == "book":
+            continue
         flag = f"--{option.replace('_', '-')}"
         command += [flag] if value is True else [flag, str(value)]
     made = Fake(name, command, folder, under=under)

@@ -28,12 +28,11 @@ node was done once, no answer went to another client.
 
 def page(rows: Sequence[Row], skipped: Sequence[tuple[str, str]]) -> str:
     """The whole page; `skipped` are scenarios and why they were not run."""
-    by_scenario: dict[str, list[Row]] = defaultdict(list)
+    by_scenario: dict[tuple[int, str], list[Row]] = defaultdict(list)
     for row in rows:
-        by_scenario[str(row["scenario"])].append(row)
-    order = sorted(by_scenario, key=lambda name: int(name[1:]))
-    parts = [_HEAD, _machine(rows), _summary([by_scenario[name] for name in order], skipped)]
-    parts += [_scenario(by_scenario[name]) for name in order]
+        by_scenario[int(row["scenario"][1:]), row["title"]].append(row)
+    ordered = [by_scenario[key] for key in sorted(by_scenario)]
+    parts = [_HEAD, _machine(rows), _summary(ordered, skipped), *map(_scenario, ordered)]
     return "\n".join(parts)
 
 

@@ -132,8 +132,9 @@ def _address(side: Sidecar) -> str:
 
 # ---------------------------------------------------------------- C30
 
-#: a mount namespace of the sidecar's own, with a small disk for its state
+#: a mount namespace of the sidecar's own, with a small disk for its state, or one for reading
 _SMALL = 'mount -t tmpfs -o size=256k none "$0" && exec "$@"'
+_READ_ONLY = 'mount -t tmpfs -o ro none "$0" && exec "$@"'
 
 
 def _mounting(folder: Path) -> str:
@@ -149,44 +150,51 @@ def _mounting(folder: Path) -> str:
 async def test_c30_disk_files_and_memory_run_out(run: Run, tmp_path: Path) -> None:
     if why := await asyncio.to_thread(_mounting, tmp_path):
         pytest.skip(why)
-    for part in (_disk, _few_files, _little_memory):
+    for part in (_full_disk, _read_only_disk, _few_files, _little_memory):
         folder = tmp_path / part.__name__
         folder.mkdir()
         await part(run, folder)
 
 
-async def _disk(run: Run, folder: Path) -> None:
-    """Full, then read-only, then whole again: calls go on, and a choice is a 503 meanwhile."""
+async def _full_disk(run: Run, folder: Path) -> None:
+    """Full, then not: calls go on, and a choice is a 503 meanwhile that changes nothing."""
+    state, settings, under = _disk(folder, _SMALL)
+    async with stage(run, folder, {"r1": host()}, settings, under=under) as on:
+        inside = ["nsenter", "--mount", "--target", str(on.side.pid)]
+        async with on.client.traffic():
+            run.must("a choice is taken", (await _choose(on, "standalone")).status == 200)
+            await _command(*inside, "dd", "if=/dev/zero", f"of={state}/fill", "bs=4k")
+            run.must("full disk: 503 STATE_UNAVAILABLE", _unstored(await _choose(on, "local")))
+            stays = (await on.side.status())["mode"]
+            run.must("full disk: nothing has changed", stays == "standalone")
+            await _command(*inside, "rm", f"{state}/fill")
+            await asyncio.sleep(1)
+            taken = (await _choose(on, "distributed")).status
+            run.must("full disk: taken afterwards", taken == 200)
+        run.none("failed while the disk was full", on.client.failed())
+        run.must("one process all along", on.side.running)
+
+
+async def _read_only_disk(run: Run, folder: Path) -> None:
+    """It starts all the same, answers, and takes no choice."""
+    # What was chosen cannot be read, so no other node is used.
+    _, settings, under = _disk(folder, _READ_ONLY)
+    async with stage(run, folder, settings=settings, under=under) as on:
+        async with on.client.traffic():
+            run.must("read-only disk: 503 STATE_UNAVAILABLE", _unstored(await _choose(on, "local")))
+            await asyncio.sleep(2)
+        run.none("failed while the disk was read-only", on.client.failed())
+
+
+def _disk(folder: Path, script: str) -> tuple[Path, dict[str, str], tuple[str, ...]]:
     state = folder / "state"
     state.mkdir()
     settings = {"OLLAMA_ADMIN_TOKEN": TOKEN, "OLLAMA_WRAP_STATE_DIR": str(state)}
-    under = ("unshare", "--mount", "sh", "-c", _SMALL, str(state))
-    async with stage(run, folder, {"r1": host()}, settings, under=under) as on:
-        inside = ["nsenter", "--mount", "--target", str(on.side.pid)]
-        fill = [*inside, "dd", "if=/dev/zero", f"of={state}/fill", "bs=4k"]
-        remount = [*inside, "mount", "-o"]
-        async with on.client.traffic():
-            run.must("a choice is taken", (await _choose(on, "standalone")).status == 200)
-            for name, breaks, heals in (
-                ("full disk", fill, [*inside, "rm", f"{state}/fill"]),
-                (
-                    "read-only disk",
-                    [*remount, "remount,ro", str(state)],
-                    [*remount, "remount,rw", str(state)],
-                ),
-            ):
-                await _command(*breaks)
-                refused = await _choose(on, "distributed")
-                stays = (await on.side.status())["mode"]
-                await _command(*heals)
-                said = b"STATE_UNAVAILABLE" in refused.body
-                run.must(f"{name}: 503 STATE_UNAVAILABLE", (refused.status, said) == (503, True))
-                run.must(f"{name}: nothing has changed", stays == "standalone")
-                await asyncio.sleep(1)
-                taken = [await _choose(on, mode) for mode in ("distributed", "standalone")]
-                run.must(f"{name}: taken afterwards", [one.status for one in taken] == [200, 200])
-        run.none("failed while the disk was full or read-only", on.client.failed())
-        run.must("one process all along", on.side.running)
+    return state, settings, ("unshare", "--mount", "sh", "-c", script, str(state))
+
+
+def _unstored(reply: RawReply) -> bool:
+    return reply.status == 503 and b"STATE_UNAVAILABLE" in reply.body
 
 
 async def _choose(on: Stage, mode: str) -> RawReply:
@@ -223,8 +231,8 @@ async def _few_files(run: Run, folder: Path) -> None:
         run.seen("64 files: served of 150 at once", sum(one.good for one in crowd.told))
         await on.client.done()
         at = len(on.client.told)
-        for _ in range(100):
-            await on.client.ask(WHOLES[0])
+        await on.client.keep(5)
+        await on.client.done()
         late = [one for one in on.client.told[at:] if not one.good]
         run.none("64 files: failed afterwards", late)
         run.must("64 files: one process all along", on.side.running)
@@ -247,8 +255,8 @@ async def _little_memory(run: Run, folder: Path) -> None:
         await asyncio.gather(*posts)
         meta = await ask(("127.0.0.1", on.side.port), "GET", "/api/tags")
         await asyncio.sleep(1)
-        for _ in range(100):
-            await on.client.ask(WHOLES[0])
+        await on.client.keep(5)
+        await on.client.done()
         run.none("256 MiB: answers but 200 and 503", [s for s in statuses if s not in {200, 503}])
         run.seen("256 MiB: bodies answered", statuses.count(200))
         run.seen("256 MiB: most memory", peak / MIB, "MiB")

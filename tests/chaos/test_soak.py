@@ -1,0 +1,261 @@
+"""Hours in minutes: C35, random events under mixed traffic, and what very many requests leave."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.faults import Fault
+from tests.chaos.figures import Run
+from tests.chaos.programs import Program
+from tests.chaos.stage import Stage, host, stage
+from tests.chaos.traffic import STREAMS, WHOLES
+
+MIB = 1 << 20
+#: requests of the leak run, and seconds of the soak
+COUNT, SOAK = 200_000, 144.0
+#: seconds of rest before what is left is counted
+REST = 10.0
+
+# ---------------------------------------------------------------- leaks
+
+
+@pytest.mark.chaos
+@pytest.mark.alone
+@pytest.mark.once
+async def test_c35_leaks_of_200000_requests(run: Run, tmp_path: Path) -> None:
+    count = COUNT if run.full else 5000
+    options: dict[str, object] = {"token_delay": 0, "say": "a b c", "book": False}
+    run.note = f"{count:,} requests, 10 % left by their clients, 5 % failing; 12 connections."
+    usual: dict[str, Any] = options
+    hosts = {"local": host("tiny,failing", **usual), "r1": host("tiny", **usual)}
+    async with stage(run, tmp_path, hosts) as on:
+        fails = {"model": "failing", "status": 500, "body": '{"error":"no"}', "times": 0}
+        await on["local"].tell(fails)
+        await _load(on, 1000, [])
+        await asyncio.sleep(1)
+        before = await _state(on)
+        points: list[tuple[int, int]] = []
+        objects: list[dict[str, int]] = []
+        told = await _load(on, count, points, objects)
+        await asyncio.sleep(REST if run.full else 1)
+        after = await _state(on)
+
+        wrong = {word: times for word, times in told.items() if word.startswith("wrong")}
+        run.none("requests with another end than theirs", [f"{w}: {n}" for w, n in wrong.items()])
+        slope = _slope(points[len(points) // 10 :]) * 100_000 / MIB
+        run.timed("growth of memory in 100,000 requests", slope, 5, "MiB")
+        run.most("files that stay open", after["files"] - before["files"], 5)
+        run.most("tasks that stay", after["tasks"] - before["tasks"], 0)
+        run.none("types of objects that grow with each request", _growing(objects, count))
+        run.seen("memory at the end", on.side.rss / MIB, "MiB")
+
+
+async def _load(
+    on: Stage,
+    count: int,
+    points: list[tuple[int, int]],
+    objects: list[dict[str, int]] | None = None,
+) -> dict[str, int]:
+    """Run `load`; adds (requests, resident bytes) each second, and objects three times."""
+    command = [sys.executable, "-m", "tests.chaos.load", "--port", str(on.side.port)]
+    loader = Program("load", [*command, "--count", str(count)], on.folder)
+    loader.start()
+    looks = [0.2, 0.6, 0.95]
+    try:
+        while loader.running:
+            await asyncio.sleep(1)
+            # A fake remembers every request that it saw.
+            for fake in on.fakes.values():
+                await _forget(on, fake.name)
+            numbers = [int(line) for line in loader.written().split() if line.isdigit()]
+            done = numbers[-1] if numbers else 0
+            points.append((done, on.side.rss))
+            if objects is not None and looks and done >= looks[0] * count:
+                looks.pop(0)
+                objects.append((await on.side.look("objects"))["objects"])
+        assert await loader.ended() == 0, loader.written()[-2000:]
+    finally:
+        loader.kill()
+    return dict(json.loads(loader.written().splitlines()[-1]))
+
+
+async def _forget(on: Stage, name: str) -> None:
+    fails = {"model": "failing", "status": 500, "body": '{"error":"no"}', "times": 0}
+    await on[name].forget()
+    if name == "local":
+        await on[name].tell(fails)
+
+
+async def _state(on: Stage) -> dict[str, int]:
+    """What is open when nothing happens: the least of some looks, for probes come and go."""
+    looks = []
+    for _ in range(8):
+        tasks = int((await on.side.look())["task_count"])
+        looks.append({"files": on.side.open_files, "tasks": tasks})
+        await asyncio.sleep(0.15)
+    return {name: min(look[name] for look in looks) for name in ("files", "tasks")}
+
+
+def _slope(points: Sequence[tuple[int, int]]) -> float:
+    """Bytes a request, by least squares."""
+    if len(points) < 2:
+        return 0.0
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    spread = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+
+
+def _growing(looks: Sequence[dict[str, int]], count: int) -> list[str]:
+    """Types of which there are more at each look, by one in 200 requests at least."""
+    found = []
+    for kind in set().union(*looks) if len(looks) == 3 else ():
+        first, second, third = (look.get(kind, 0) for look in looks)
+        if min(second - first, third - second) > 0.35 * count / 200:
+            found.append(f"{kind}: {first}, {second}, {third}")
+    return found
+
+
+# ---------------------------------------------------------------- soak
+
+
+@pytest.mark.chaos
+@pytest.mark.alone
+@pytest.mark.once
+async def test_c35_soak(run: Run, tmp_path: Path) -> None:
+    run.divide(full=5, short=5)
+    run.note = (
+        "24 h at factor 600: mixed traffic, and something breaks every few seconds, one node at a "
+        "time, so that a healthy holder exists. Intervals are divided by 5; shorter ones there "
+        "are not."
+    )
+    hosts = {name: host(proxied=name != "local") for name in ("local", "r1", "r2")}
+    dice = random.Random(7)
+    async with stage(run, tmp_path, hosts) as on:
+        loop = asyncio.get_running_loop()
+        await on.client.keep(3)
+        await on.client.done()
+        before = await _state(on)
+        counts = dict.fromkeys(EVENTS, 0)
+        async with on.client.traffic():
+            end = loop.time() + (SOAK if run.full else 20)
+            for name in itertools.chain(EVENTS, _chosen(dice)):
+                if loop.time() >= end:
+                    break
+                counts[name] += 1
+                async with _healed(on):
+                    await EVENTS[name](on, dice)
+        failed = on.client.failed()
+        early = [one for one in failed if not one.begun]
+        broken = [one for one in failed if one.begun and one.reply.clean_end]
+        unmarked = [o for o in failed if o.begun and o.form.stream and not o.marked]
+        await asyncio.sleep(REST)
+        after = await _state(on)
+
+        run.none("failed before the first byte", early)
+        run.none("broken, and ended as if they were whole", broken)
+        run.none("streams that broke without the marker", unmarked)
+        run.seen("answers that broke after their first byte", len(failed) - len(early))
+        run.seen("requests", len(on.client.told))
+        run.seen("events", sum(counts.values()))
+        run.most("files that stay open", after["files"] - before["files"], 5)
+        run.most("tasks that stay", after["tasks"] - before["tasks"], 0)
+
+
+def _chosen(dice: random.Random) -> Iterator[str]:
+    names = tuple(EVENTS)
+    return (dice.choice(names) for _ in range(10_000))
+
+
+@contextlib.asynccontextmanager
+async def _healed(on: Stage) -> AsyncIterator[None]:
+    """After an event every node comes back before the next one breaks."""
+    yield
+    for name in on.fakes:
+        await on.side.until("tower" if name == "local" else name, "up", "warming", seconds=60)
+
+
+def _node(dice: random.Random) -> str:
+    return dice.choice(("local", "r1", "r2"))
+
+
+async def _kill(on: Stage, dice: random.Random) -> None:
+    name = _node(dice)
+    on[name].kill()
+    await asyncio.sleep(dice.uniform(0.5, 2))
+    await on.restart(name)
+
+
+async def _freeze(on: Stage, dice: random.Random) -> None:
+    name = _node(dice)
+    on[name].freeze()
+    await asyncio.sleep(dice.uniform(0.2, 3))
+    on[name].thaw()
+
+
+async def _reset(on: Stage, dice: random.Random) -> None:
+    proxy = on.proxies[dice.choice(("r1", "r2"))]
+    proxy.fault = Fault(reset=dice.randrange(1500))
+    await asyncio.sleep(0.5)
+    proxy.fault = Fault()
+
+
+async def _refuse(on: Stage, dice: random.Random) -> None:
+    proxy = on.proxies[dice.choice(("r1", "r2"))]
+    proxy.fault = Fault(refuse=True, rebooted=True)
+    await asyncio.sleep(dice.uniform(0.2, 2))
+    proxy.fault = Fault()
+
+
+async def _late(on: Stage, dice: random.Random) -> None:
+    proxy = on.proxies[dice.choice(("r1", "r2"))]
+    proxy.fault = Fault(latency=0.05, jitter=0.05, slices=dice.randrange(1, 50))
+    await asyncio.sleep(1)
+    proxy.fault = Fault()
+
+
+async def _garbage(on: Stage, dice: random.Random) -> None:
+    raw = dice.choice(("garbage", "split-header", "two-lengths", "bad-status"))
+    await on[_node(dice)].tell({"route": "/api/*", "method": "POST", "raw": raw, "times": 3})
+    await asyncio.sleep(1)
+
+
+async def _engine(on: Stage, dice: random.Random) -> None:
+    failure = dice.choice(("runner-stopped", "out-of-memory", "busy", "load-timeout"))
+    await on[_node(dice)].tell({"route": "/api/*", "failure": failure, "times": 2})
+    await asyncio.sleep(1)
+
+
+async def _leave(on: Stage, dice: random.Random) -> None:
+    loop = asyncio.get_running_loop()
+    for number in range(20):
+        task = on.client.start((*STREAMS, *WHOLES)[number % 6], rough=bool(number % 2))
+        loop.call_later(dice.uniform(0, 0.3), task.cancel)
+    await asyncio.sleep(0.5)
+
+
+async def _reload(on: Stage, dice: random.Random) -> None:
+    on.side.send(signal.SIGHUP)
+    await asyncio.sleep(0.2)
+
+
+EVENTS: dict[str, Callable[[Stage, random.Random], Awaitable[None]]] = {
+    "kill": _kill,
+    "freeze": _freeze,
+    "reset": _reset,
+    "refuse": _refuse,
+    "late": _late,
+    "garbage": _garbage,
+    "engine": _engine,
+    "leave": _leave,
+    "reload": _reload,
+}
