@@ -9,7 +9,7 @@ come, first served. Calls of low priority wait behind all others.
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from ollama_wrap.call import Call, Kind, Mode, Priority
@@ -37,12 +37,37 @@ class Hold:
     total: int = 512
 
 
+@dataclass(slots=True)
+class Tried:
+    """The nodes that a call is not sent to: asked already, or, until it has waited, busy.
+
+    `until`: how long it may wait here in all, monotonic; set when it first does.
+    """
+
+    asked: set[str] = field(default_factory=set)
+    busy: set[str] = field(default_factory=set)
+    until: float | None = None
+
+    def __contains__(self, node: object) -> bool:
+        return node in self.asked or node in self.busy
+
+    def went_to(self, node: str) -> None:
+        """It is asked now."""
+        self.asked.add(node)
+        self.busy.discard(node)
+
+    def was_busy(self, node: str) -> None:
+        """It said so, and did nothing."""
+        self.asked.discard(node)
+        self.busy.add(node)
+
+
 @dataclass(slots=True, eq=False)
 class _Waiter:
     """One waiting call. `place` is set to what it got; None: nobody is left to ask."""
 
     rank: Rank
-    tried: Collection[str]
+    tried: Tried
     place: "asyncio.Future[Place]"
     #: could use whatever another of its model could
     plain: bool
@@ -97,16 +122,22 @@ class Admission:
         queue = self._queues.get(key)
         return queue.size if queue is not None else 0
 
-    async def place(self, call: Call, rank: Rank, tried: Collection[str]) -> Place:
+    async def place(self, call: Call, rank: Rank, tried: Tried) -> Place:
         """The next node to ask, its place taken; None: nobody is left.
+
+        Those that said they are busy may be asked again once the call has waited.
 
         Raises Overloaded when the caller's own deadline passes first.
         """
         ranking = rank()
         candidate = _next(ranking, tried)
-        # Those who wait already go first, even if a place has just become free.
-        ready = candidate is None or not (candidate.busy or self._behind(call, ranking.key))
-        if ready or not self._may_wait(call, ranking):
+        if candidate is None:
+            # All that are left have said that they are busy.
+            ready = _next(ranking, tried.asked) is None
+        else:
+            # Those who wait already go first, even if a place has just become free.
+            ready = not (candidate.busy or self._behind(call, ranking.key))
+        if ready or not self._may_wait(call, ranking, tried):
             return _taken(ranking, candidate)
         # Somebody is free and others wait: they are served first, now.
         if candidate is not None and not candidate.busy:
@@ -117,25 +148,25 @@ class Admission:
         queue = self._queues.get(key)
         return queue is not None and queue.before(call)
 
-    def _may_wait(self, call: Call, ranking: Ranking) -> bool:
+    def _may_wait(self, call: Call, ranking: Ranking, tried: Tried) -> bool:
         return (
             ranking.holdable
             and call.kind is Kind.INFER
             and call.mode is Mode.DISTRIBUTED
             and not call.hop
             and self.hold.seconds > 0
+            and (tried.until is None or self.clock.monotonic() < tried.until)
             and self._size < self.hold.total
             and self.queued(ranking.key) < self.hold.per_key
         )
 
-    async def _wait(
-        self, call: Call, rank: Rank, ranking: Ranking, tried: Collection[str]
-    ) -> Place:
+    async def _wait(self, call: Call, rank: Rank, ranking: Ranking, tried: Tried) -> Place:
         future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-        plain = not tried and not call.forced and not call.side
+        plain = not tried.asked and not call.forced and not call.side
         now = self.clock.monotonic()
         deadline = math.inf if call.deadline is None else call.deadline
-        until = min(now + self.hold.seconds, deadline)
+        tried.until = now + self.hold.seconds if tried.until is None else tried.until
+        until = min(tried.until, deadline)
         waiter = _Waiter(rank, tried, future, plain, deadline)
         self._join(ranking.key, call, waiter)
         try:
@@ -238,7 +269,7 @@ class Admission:
         if waiter.place.done():
             return True
         ranking = waiter.rank()
-        candidate = _next(ranking, waiter.tried)
+        candidate = _next(ranking, waiter.tried.asked)
         if candidate is not None and candidate.busy and ranking.holdable:
             return False
         waiter.place.set_result(_taken(ranking, candidate))
@@ -258,7 +289,7 @@ def retry_after(waiting: int, upstreams: Iterable[Upstream], key: str | None) ->
     return max(1, min(60, round(waiting * mean / max(1, slots))))
 
 
-def _next(ranking: Ranking, tried: Collection[str]) -> Candidate | None:
+def _next(ranking: Ranking, tried: Container[str]) -> Candidate | None:
     for candidate in ranking.candidates:
         if candidate.upstream.node.id not in tried:
             return candidate

@@ -1,7 +1,6 @@
 """The nodes in the router's order, until one answers: the one loop over nodes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from ollama_wrap.call import DISTRIBUTED, INFER, LOCAL, Call, Kind
@@ -19,6 +18,7 @@ from ollama_wrap.proxy.limits import LARGE
 from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.outcome import Outcome, Repeat
 from ollama_wrap.proxy.responders.failed import failed
+from ollama_wrap.proxy.responders.trail import Trail, explain
 from ollama_wrap.reply import Reply
 from ollama_wrap.routing.policies.base import Candidate
 from ollama_wrap.routing.router import Ranking, Router
@@ -29,35 +29,6 @@ _LATELY, _RETURN, _AGAIN = 30.0, 5.0, 0.1
 #: Models, as clients spell them, whose first choice is remembered.
 _LEADS = 1024
 _ANSWERS = frozenset({NodeState.UP, NodeState.WARMING})
-_NOT_THERE = frozenset({outcome.CONNECT, outcome.TIMEOUT, outcome.NODE_DOWN})
-
-
-@dataclass(slots=True)
-class _Trail:
-    """What one call has been through."""
-
-    attempts: list[Attempt] = field(default_factory=list)
-    tried: set[str] = field(default_factory=set)
-    counted: int = 0
-    #: a counted attempt is being repeated
-    retrying: bool = False
-    ranking: Ranking | None = None
-    first: str | None = None
-
-    def words(self) -> tuple[tuple[str, str], ...]:
-        return tuple((one.upstream.node.id, one.outcome.word) for one in self.attempts)
-
-    def fallback(self) -> str | None:
-        """Why the first choice did not answer, as a word of X-Ollama-Fallback-Reason."""
-        ranking = self.ranking
-        if ranking is not None and ranking.passed_over is not None:
-            return ranking.passed_over
-        if ranking is not None and not ranking.known and len(self.attempts) == 1:
-            return None  # that nobody has the model is an answer
-        for attempt in self.attempts:
-            if attempt.outcome.word not in {"served", "busy"}:
-                return attempt.outcome.word
-        return None
 
 
 class Ranked:
@@ -117,7 +88,7 @@ class Ranked:
         attempt.close()
         return None
 
-    def _adopted(self, call: Call, trail: _Trail) -> Attempt | None:
+    def _adopted(self, call: Call, trail: Trail) -> Attempt | None:
         """The attempt that was begun before the call came here, as the first of its trail."""
         begun, call.begun = call.begun, None
         if not isinstance(begun, Attempt):
@@ -126,36 +97,38 @@ class Ranked:
         candidate = Candidate(begun.upstream, begun.reason, 0.0)
         trail.ranking = Ranking((candidate,), begun.key)
         trail.first = begun.upstream.node.id
-        trail.tried.add(trail.first)
+        trail.tried.went_to(trail.first)
         trail.attempts.append(begun)
         return begun
 
     async def answer(self, call: Call, before: Unavailable | None) -> Reply:
         """See `Responder`."""
-        trail = _Trail()
+        trail = Trail()
         try:
             while (attempt := await self._next(call, trail)) is not None:
                 end = await self._run(call, attempt, trail)
                 if await self._final(call, end, trail):
                     break
         except BaseException:
-            _close(trail, keep=None)
+            trail.close()
             raise
         finally:
             self._repeats(trail, on=False)
         return self._conclude(call, trail)
 
-    async def _next(self, call: Call, trail: _Trail) -> Attempt | None:
+    async def _next(self, call: Call, trail: Trail) -> Attempt | None:
         if not trail.attempts and (begun := self._adopted(call, trail)) is not None:
             return begun
         if trail.attempts and not self._fallback_on():
             return None
+        if trail.attempts and trail.attempts[-1].outcome is outcome.BUSY:
+            trail.tried.was_busy(trail.attempts[-1].upstream.node.id)
         ranking, candidate = await self._admission.place(
             call, partial(self._ranked, call, first=not trail.attempts), trail.tried
         )
         trail.ranking = trail.ranking or ranking
         if log.debugging():
-            _explain(call, ranking, candidate, trail)
+            explain(call, ranking, candidate, trail)
         if candidate is None:
             return None
         if trail.attempts:
@@ -165,7 +138,7 @@ class Ranked:
             # One that sleeps is probed seldom: now it is needed.
             self._wire.suspect(upstream.node.id)
         trail.first = trail.first or upstream.node.id
-        trail.tried.add(upstream.node.id)
+        trail.tried.went_to(upstream.node.id)
         asked = call
         if candidate.model is not None:
             asked, call.asked = _renamed(call, candidate.model), upstream.node.id
@@ -211,7 +184,7 @@ class Ranked:
         holders = [one for one in fleet.holders(ranking.key or "") if not one.node.local]
         return min(holders or fleet.others, key=lambda one: one.node.priority)
 
-    async def _run(self, call: Call, attempt: Attempt, trail: _Trail) -> Outcome:
+    async def _run(self, call: Call, attempt: Attempt, trail: Trail) -> Outcome:
         movable = call.repeatable and len(self._wire.fleets.current.others) > 0
         may_move = (lambda: self._another(call, trail)) if movable else None
         end = await attempt.run(may_move=may_move)
@@ -221,14 +194,14 @@ class Ranked:
             end = await attempt.run(may_move=may_move)
         return end
 
-    def _another(self, call: Call, trail: _Trail) -> bool:
+    def _another(self, call: Call, trail: Trail) -> bool:
         now = self._wire.clock.monotonic()
         return self._fallback_on() and any(
             one.upstream.node.id not in trail.tried and one.upstream.available(now)
             for one in self.rank(call).candidates
         )
 
-    def _returns(self, attempt: Attempt, trail: _Trail, call: Call) -> bool:
+    def _returns(self, attempt: Attempt, trail: Trail, call: Call) -> bool:
         """Whether this is the local Ollama being restarted, and nobody else can answer."""
         upstream = attempt.upstream
         seen = upstream.health.last_seen
@@ -242,14 +215,14 @@ class Ranked:
             and not self._answering(call, trail)
         )
 
-    def _answering(self, call: Call, trail: _Trail) -> bool:
+    def _answering(self, call: Call, trail: Trail) -> bool:
         """Whether a node is left that answers probes, even if calls failed there lately."""
         return self._fallback_on() and any(
             one.upstream.node.id not in trail.tried and one.upstream.state in _ANSWERS
             for one in self.rank(call).candidates
         )
 
-    def _once_more(self, attempt: Attempt, trail: _Trail) -> Attempt:
+    def _once_more(self, attempt: Attempt, trail: Trail) -> Attempt:
         attempt.upstream.take(attempt.key)
         again = Attempt(self._wire, attempt.call, attempt.upstream, attempt.key)
         again.reason = attempt.reason
@@ -258,13 +231,13 @@ class Ranked:
         trail.attempts[-1] = again
         return again
 
-    async def _final(self, call: Call, end: Outcome, trail: _Trail) -> bool:
+    async def _final(self, call: Call, end: Outcome, trail: Trail) -> bool:
         """Whether it ends with this attempt."""
         if end.repeat is Repeat.NO or not call.repeatable:
             return True
         return end.repeat is Repeat.COUNTED and not await self._may_repeat(call, end, trail)
 
-    async def _may_repeat(self, call: Call, end: Outcome, trail: _Trail) -> bool:
+    async def _may_repeat(self, call: Call, end: Outcome, trail: Trail) -> bool:
         self._repeats(trail, on=False)
         trail.counted += 1
         if not self._left(call, trail):
@@ -281,17 +254,17 @@ class Ranked:
         trail.counted -= 1
         return upstream.health.fails > 0
 
-    def _left(self, call: Call, trail: _Trail) -> bool:
+    def _left(self, call: Call, trail: Trail) -> bool:
         """Whether somebody is left to ask."""
         ids = {one.upstream.node.id for one in self._ranked(call).candidates}
-        return self._fallback_on() and not ids <= trail.tried
+        return self._fallback_on() and any(one not in trail.tried for one in ids)
 
-    def _repeats(self, trail: _Trail, *, on: bool) -> None:
+    def _repeats(self, trail: Trail, *, on: bool) -> None:
         if trail.retrying is not on:
             trail.retrying = on
             self._budget.retrying += 1 if on else -1
 
-    def _conclude(self, call: Call, trail: _Trail) -> Reply:
+    def _conclude(self, call: Call, trail: Trail) -> Reply:
         if not trail.attempts:
             raise self._nobody(call, trail)
         served = trail.attempts[-1]
@@ -307,7 +280,7 @@ class Ranked:
                 (one for one in answered if one.upstream.node.id == trail.first),
                 answered[-1] if answered else served,
             )
-        _close(trail, keep=served)
+        trail.close(keep=served)
         if served.reply is None:
             raise self._away(call, trail) or failed(call, trail.attempts)
         reply = served.reply
@@ -320,23 +293,23 @@ class Ranked:
             return reply  # that nobody has the model is an answer, whatever is kept of it
         raise self._with_answer(call, trail, reply)
 
-    def _with_answer(self, call: Call, trail: _Trail, reply: Reply) -> AttemptsFailed:
+    def _with_answer(self, call: Call, trail: Trail, reply: Reply) -> AttemptsFailed:
         error = failed(call, trail.attempts)
         error.answer = reply
         return error
 
-    def _nobody(self, call: Call, trail: _Trail) -> Unavailable:
+    def _nobody(self, call: Call, trail: Trail) -> Unavailable:
         return self._away(call, trail) or NoUpstream(
             "no node can take this request: "
             + (f"node {call.forced} is not available" if call.forced else "none is available")
         )
 
-    def _away(self, call: Call, trail: _Trail) -> Unavailable | None:
+    def _away(self, call: Call, trail: Trail) -> Unavailable | None:
         """The holder is away: its name helps more than a 404, which makes the CLI download."""
         ranking = trail.ranking
         if ranking is None or ranking.key is None:
             return None
-        away = ranking.away or _vanished(trail)
+        away = ranking.away or trail.vanished()
         if not away or call.kind not in {INFER, Kind.FOLLOW}:
             return None
         clock = self._wire.clock
@@ -360,42 +333,3 @@ def _renamed(call: Call, model: str) -> Call:
 
 def _other_model(call: Call, served: Attempt) -> str | None:
     return None if served.call is call else served.call.model
-
-
-def _vanished(trail: _Trail) -> tuple[tuple[str, float], ...]:
-    """Holders that no probe has missed yet, where only other nodes hold it and none is there."""
-    ends = [(one.upstream, one) for one in trail.attempts]
-    if any(one.node.local or end.outcome not in _NOT_THERE for one, end in ends):
-        return ()
-    return tuple(
-        (one.node.id, one.health.last_seen_wall or 0.0)
-        for one, end in ends
-        if one.inventory.had(end.key or "")
-    )
-
-
-def _close(trail: _Trail, keep: Attempt | None) -> None:
-    for attempt in trail.attempts:
-        if attempt is not keep:
-            attempt.close()
-
-
-def _explain(call: Call, ranking: Ranking, chosen: Candidate | None, trail: _Trail) -> None:
-    """Say in the log why the call goes where it goes."""
-    log.get(__name__).debug(
-        "routed",
-        id=call.id,
-        model=call.model,
-        node=chosen.upstream.node.id if chosen is not None else None,
-        reason=chosen.reason if chosen is not None else None,
-        candidates=" ".join(
-            f"{one.upstream.node.id}:{one.reason}:{one.score:.3f}"
-            + ":busy" * one.busy
-            + ":loaded" * one.loaded
-            + (f":{one.model}" if one.model is not None else "")
-            for one in ranking.candidates
-        ),
-        passed_over=ranking.passed_over,
-        away=" ".join(node for node, _ in ranking.away),
-        tried=" ".join(f"{node}:{word}" for node, word in trail.words()),
-    )

@@ -11,7 +11,7 @@ from ollama_wrap.errors import Overloaded
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.upstream import Upstream
-from ollama_wrap.proxy.admit import Admission, Hold, Place
+from ollama_wrap.proxy.admit import Admission, Hold, Place, Tried
 from ollama_wrap.routing.policies.base import Candidate
 from ollama_wrap.routing.router import Ranking
 from tests.fakes.clock import FakeClock, settle
@@ -51,7 +51,7 @@ class Bench:
         return asyncio.ensure_future(self.place(asked, model, tried))
 
     async def place(self, asked: Call, model: str, tried: Collection[str]) -> Place:
-        return await self.admission.place(asked, lambda: self.rank(model), tried)
+        return await self.admission.place(asked, lambda: self.rank(model), Tried(set(tried)))
 
     async def fill(self) -> None:
         for node in self.nodes:

@@ -15,7 +15,7 @@ from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.nodes.verdict import Blame, Verdict
-from ollama_wrap.proxy.admit import Admission, Hold, Place
+from ollama_wrap.proxy.admit import Admission, Hold, Place, Tried
 from ollama_wrap.routing.policies.base import Candidate
 from ollama_wrap.routing.router import Ranking
 from tests.fakes.clock import FakeClock
@@ -139,7 +139,7 @@ class Places(RuleBasedStateMachine):
             one = call(model)
             one.kind, one.caller = Kind.INFER, caller
             one.priority = Priority.LOW if low else Priority.MEDIUM
-            place = self.admission.place(one, partial(self._rank, model), ())
+            place = self.admission.place(one, partial(self._rank, model), Tried())
             self.calls.append(Asked(one, len(self.calls), self.loop.create_task(place)))
         self.settled = False
         if turns:

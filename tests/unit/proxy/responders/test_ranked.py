@@ -4,13 +4,15 @@ import asyncio
 import itertools
 from collections import Counter
 from random import Random
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ollama_wrap import tasks
 from ollama_wrap.call import Kind
-from ollama_wrap.errors import WrapError
+from ollama_wrap.errors import AttemptsFailed
 from ollama_wrap.nodes.fleet import Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.upstream import Upstream
@@ -48,11 +50,12 @@ COUNTED = {"gateway", "out of memory", "garbage"}
 class Bench:
     """Calls at nodes that each have an idle connection for every call."""
 
-    def __init__(self, count: int, *, least: int = 3) -> None:
-        self.nodes = [upstream(f"r{n}=h{n}") for n in range(NODES)]
+    def __init__(self, count: int, *, slots: int | None = None, hold: float = 60.0) -> None:
+        self.nodes = [upstream(f"r{n}=h{n}", slots=slots) for n in range(NODES)]
         fleets = Fleets(fleet(upstream("local", ()), *self.nodes))
         self.wire: Wire = wire(fleets)
-        self.budget = Budget(Allowance(least=least))
+        self.budget = Budget(Allowance())
+        self.admission = Admission(fleets, self.wire.clock, Hold(hold))
         self.budget.running = count
         clock = self.wire.clock
         assert isinstance(clock, FakeClock)
@@ -60,13 +63,14 @@ class Bench:
         self.ranked = Ranked(
             self.wire,
             Router("balanced", "round-robin", "prefer", Random(1)),
-            Admission(fleets, clock, Hold()),
+            self.admission,
             self.budget,
             lambda: True,
             lambda _: None,
         )
         self.open = [(one, warm(self.wire, one)) for one in self.nodes for _ in range(count)]
         #: what each call was told, by node
+        self.refused: list[AttemptsFailed] = []
         self.told: dict[str, list[str]] = {f"id{number}": [] for number in range(count)}
         self.calls = [tasks.start(self._answer(one), one) for one in self.told]
 
@@ -74,7 +78,10 @@ class Bench:
         asked = call().altered(id=name, kind=Kind.INFER, repeatable=True, target=name.encode())
         try:
             return await self.ranked.answer(asked, None)
-        except WrapError:
+        except AttemptsFailed as error:
+            self.refused.append(error)
+            if isinstance(error.answer, Reply):
+                error.answer.close()
             return None
 
     def asked(self) -> list[tuple[Upstream, Node]]:
@@ -202,6 +209,52 @@ async def test_call_at_a_node_that_goes_down_stays_until_another_can_take_it() -
 
     assert (alone, moved[0]) == ([first], others[2])
     assert bench.told == {"id0": ["served"]}
+
+
+async def all_busy(**settings: Any) -> Bench:
+    """One call, and each node has said that it is busy."""
+    bench = Bench(1, **settings)
+    for _ in range(NODES):
+        await some_turns()
+        bench.answer(bench.asked()[0], "busy")
+    await some_turns()
+    return bench
+
+
+async def test_call_that_no_node_had_time_for_waits_and_asks_again() -> None:
+    bench = await all_busy(slots=1)
+    # The pool of each has another connection by then.
+    bench.open = [(one, warm(bench.wire, one)) for one in bench.nodes]
+    waited = len(bench.admission)
+
+    await bench.clock.run(5.0)
+    async with asyncio.timeout(2.0):
+        while not bench.asked():
+            await asyncio.sleep(0.01)
+    bench.answer(bench.asked()[0], "served")
+    await some_turns()
+    (reply,) = [one.result() for one in bench.calls]
+    await bench.close()
+
+    assert waited == 1
+    assert bench.told == {"id0": ["busy"] * NODES + ["served"]}
+    assert reply is not None
+    assert reply.status == 200
+
+
+@pytest.mark.parametrize("settings", [{"slots": 1, "hold": 0.01}, {"slots": None}])
+async def test_word_of_the_first_is_the_answer_where_nothing_may_be_held_any_more(
+    settings: dict[str, Any],
+) -> None:
+    bench = await all_busy(**settings)
+
+    async with asyncio.timeout(2.0):
+        await asyncio.wait(bench.calls)
+    answers = [one.attempts for one in bench.refused]
+    await bench.close()
+
+    assert bench.told == {"id0": ["busy"] * NODES}
+    assert [[word for _, word in one] for one in answers] == [["busy"] * NODES]
 
 
 async def test_storm_is_answered_with_few_attempts_more_than_there_are_calls() -> None:
