@@ -141,7 +141,7 @@ TESTS: Mapping[str, Test] = {
     "pause": Test(
         (),
         (Metric("line max us", _of("line_max")), Metric("line p99 us", _of("line_p99"))),
-        only=("wrap-distributed", "go", "direct"),
+        only=("wrap-distributed", "go", "nginx", "direct"),
     ),
 }
 #: those that say little that the others do not: only when asked for

@@ -33,7 +33,10 @@ class Begun:
 
     async def read(self) -> bytes:
         """See `Upload`."""
-        return self.parts.pop(0) if self.parts else await self.rest.read()
+        if not self.parts:
+            return await self.rest.read()
+        await asyncio.sleep(0)  # others have their turn between two parts
+        return self.parts.pop(0)
 
 
 async def read(exchange: Exchange, call: Call, route: Route, budget: Budget) -> None:
@@ -111,7 +114,7 @@ class _Coming:
         if self._reading is None:
             body = b"".join(self._parts)
             return dialects.read(self._route, body, self._call.headers, whole=whole)
-        self._call.named = self._reading.named()
+        self._call.named = self._reading.named() if whole else ()
         return self._reading.reading(whole=whole)
 
     def body(self) -> bytes | LongBody:

@@ -214,9 +214,8 @@ class Attempt(Struct, eq=False):
                 work = upload.stream(call.rest, connection, chunked=chunked)
                 self._upload = tasks.start(work, "upload")
         elif isinstance(call.body, LongBody):
-            answer = connection.send(data, bare=bare, whole=True)
-            for part in call.body.parts:
-                connection.write(part)
+            answer = connection.send(data, bare=bare, whole=False)
+            connection.write_parts(call.body.parts)
         elif len(call.body) < _JOINED:
             answer = connection.send(data + call.body, bare=bare, whole=True)
         else:

@@ -23,7 +23,10 @@ class Carrier(Protocol):
     """The connection, as its answer sees it."""
 
     loop: asyncio.AbstractEventLoop
-    transport: asyncio.Transport
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of the request that the node has not taken yet."""
 
     def read_on(self) -> None:
         """Read from the node again."""
@@ -138,7 +141,7 @@ class Answer(Struct, eq=False):
     def unsent(self) -> int:
         """Bytes of the request that the node has not taken yet."""
         connection = self._connection
-        return 0 if connection is None else connection.transport.get_write_buffer_size()
+        return 0 if connection is None else connection.unsent
 
     async def peek(self, limit: int) -> bytes:
         """The body, which stays here; what is longer than `limit` bytes is not waited for."""
@@ -156,6 +159,7 @@ class Answer(Struct, eq=False):
             self._connection.read_on()  # before the sink, which may pause again
         self.push()
         if self.complete or self.error is not None:
+            self._sink = None  # they hold each other, and the request's body
             sink.end(self.error)
 
     def pause(self) -> None:
@@ -208,6 +212,7 @@ class Answer(Struct, eq=False):
                 wake(waited)
         if sink is not None:
             self.push()
+            self._sink = None  # as in `start`
             sink.end(error)
         if self._notice is not None:
             self.tell()

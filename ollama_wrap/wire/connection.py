@@ -6,7 +6,8 @@ came: nothing of them is parsed.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from ollama_wrap.errors import BadReply, StreamBroken, UpstreamError
@@ -22,6 +23,8 @@ _START = b"HTTP/"
 
 #: What of a reply is coming: its head, a body with a length, in chunks, to the connection's end.
 _HEAD, _SIZED, _CHUNKED, _OPEN = range(4)
+#: Stays empty; a deque of its own is more than a connection weighs without one.
+_NONE: deque[bytes] = deque()
 
 
 class Connection(asyncio.Protocol):
@@ -57,6 +60,8 @@ class Connection(asyncio.Protocol):
         #: of a body with a length: bytes still to come
         self._left = 0
         self._pieces: Pieces | None = None
+        #: parts of a body that wait for their turn
+        self._later: deque[bytes] = _NONE
 
     # one request
 
@@ -83,6 +88,28 @@ class Connection(asyncio.Protocol):
         if not self.closed:
             self._outbox.flush()
             self.transport.write(data)
+
+    def write_parts(self, parts: Iterable[bytes]) -> None:
+        """All of the body that has still to be sent; others have their turn between two parts."""
+        self._later = deque(parts)
+        self._write_next()
+
+    def _write_next(self) -> None:
+        later = self._later
+        if self.closed or self.answer is None:
+            later.clear()  # nobody takes it any more
+        if not later or self.blocked is not None:
+            return
+        self.write(later.popleft())
+        if not later:
+            self.sent()
+        elif self.blocked is None:
+            self.loop.call_soon(self._write_next)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes written that the node has not taken yet."""
+        return self.transport.get_write_buffer_size() + sum(map(len, self._later))
 
     def sent(self) -> None:
         """The request is whole."""
@@ -118,6 +145,8 @@ class Connection(asyncio.Protocol):
         blocked, self.blocked = self.blocked, None
         if blocked is not None:
             wake(blocked)
+        if self._later:
+            self._write_next()
 
     def data_received(self, data: bytes) -> None:
         answer = self.answer
