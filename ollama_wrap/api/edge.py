@@ -11,18 +11,17 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from email.utils import formatdate
 from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
 from ollama_wrap import tasks
-from ollama_wrap.api import errors, intake
+from ollama_wrap.api import errors, heads, intake
 from ollama_wrap.api.express import Express
 from ollama_wrap.api.guards import ASK, Door, Refusal, preflight
-from ollama_wrap.api.plan import PREFIX, Plan, Planner, path_of
-from ollama_wrap.call import DISTRIBUTED, STANDALONE, Call, Header
+from ollama_wrap.api.plan import Plan, Planner, path_of
+from ollama_wrap.call import DISTRIBUTED, Call, Header
 from ollama_wrap.clock import Clock
 from ollama_wrap.dialects import DIALECTS, Ending
 from ollama_wrap.errors import (
@@ -34,32 +33,15 @@ from ollama_wrap.errors import (
     WrapError,
 )
 from ollama_wrap.nodes.fleet import Fleets
-from ollama_wrap.nodes.names import canonical
 from ollama_wrap.observe import log
-from ollama_wrap.proxy import headers, outcome
+from ollama_wrap.proxy import outcome
 from ollama_wrap.proxy.attempt import Attempt
 from ollama_wrap.proxy.pipeline import Pipeline
 from ollama_wrap.proxy.running import Open
 from ollama_wrap.reply import Origin, Reply
 from ollama_wrap.wire.base import Exchange, Framing
 from ollama_wrap.wire.relay import Relay
-from ollama_wrap.wire.replies import Form, form
 
-_PHRASES = {
-    200: b"OK",
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    403: b"Forbidden",
-    404: b"Not Found",
-    409: b"Conflict",
-    429: b"Too Many Requests",
-    499: b"Client Closed Request",
-    500: b"Internal Server Error",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-    508: b"Loop Detected",
-}
 #: one way to match each character: a path that is not clean is found out in linear time
 _CLEAN = re.compile(r"(?:/[A-Za-z0-9._~:@-]+)+/?\Z")
 #: whether a head is for a path of ours, among the notes on it
@@ -95,6 +77,7 @@ class Edge:
         self._fleets = fleets
         self._facts = facts
         self._clock = clock
+        self._heads = heads.Heads(fleets, clock)
         prefix = secrets.token_hex(4)
         #: see `express.Line`
         self.close = pipeline.close
@@ -247,53 +230,9 @@ class Edge:
 
     def begin(self, exchange: Exchange, one: Open) -> None:
         """See `express.Line`."""
-        call, reply = one.call, one.reply
-        if reply is None:
-            return
-        one.status = reply.status
-        answer = reply.body.answer if isinstance(reply.body, Attempt) else None
-        head = answer.head if answer is not None and _ordinary(call, reply.origin) else None
-        if answer is None or head is None or not exchange.plain:
-            self._begin_anew(exchange, call, reply)
-            return
-        said = (call.mode is DISTRIBUTED, reply.origin.reason)
-        known = head.notes.get(said)
-        if isinstance(known, Form):
-            filled = known.filled(answer.date, answer.digits, call.id)
-            exchange.begin_with(filled, known.framing)
-            return
-        fields, framing = self._begin_anew(exchange, call, reply)
-        if exchange.plain:
-            head.notes[said] = form(head, fields, framing)
-
-    def _begin_anew(
-        self, exchange: Exchange, call: Call, reply: Reply
-    ) -> tuple[list[Header], Framing]:
-        fields, framing, closing = self._fields(call, reply)
-        if closing:
-            exchange.keep_alive = False
-        exchange.begin(reply.status, reply.phrase, fields, framing)
-        return fields, framing
-
-    def _fields(self, call: Call, reply: Reply) -> tuple[list[Header], Framing, bool]:
-        local = reply.origin.local
-        fields, framing, closing = headers.reply(
-            reply.status, reply.headers, bare=call.method == "HEAD", local=local
-        )
-        if call.prefixed:
-            fields = headers.prefixed(fields, PREFIX.encode())
-        if call.cors and not (local and call.keep_host):
-            fields = headers.with_cors(fields, call.cors)
-        fields += headers.ours(call, reply.origin, self._standalone())
-        if call.hop:
-            fields += self._digest(call)
-        return fields, framing, closing
-
-    def _digest(self, call: Call) -> list[Header]:
-        """Which build of the model answered, for the sidecar that passed the call on."""
-        key = canonical(call.model or "")
-        digest = self._fleets.current.local.inventory.digest(key) if key is not None else None
-        return [(b"X-Ollama-Digest", digest[:12].encode())] if digest else []
+        if one.reply is not None:
+            one.status = one.reply.status
+            self._heads.begin(exchange, one.call, one.reply)
 
     def finish(self, exchange: Exchange, one: Open, error: UpstreamError | None) -> Ending | None:
         """See `express.Line`."""
@@ -321,24 +260,24 @@ class Edge:
 
     def _break(self, exchange: Exchange, call: Call, one: Open, word: str) -> None:
         """End a broken answer so that nobody takes it for whole."""
-        if call.mode is DISTRIBUTED and _may_mark(one.reply):
+        if call.mode is DISTRIBUTED and heads.may_mark(one.reply):
             marker = DIALECTS[call.dialect].marker(word, call.id, one.tap.tail())
             exchange.feed([marker])
         exchange.cut()
 
     def _whole(self, exchange: Exchange, one: Open, reply: Reply) -> None:
         body = reply.body if isinstance(reply.body, bytes) else b""
-        fields, _, _ = self._fields(one.call, reply)
+        fields, _, _ = self._heads.fields(one.call, reply)
         if not any(name.lower() == b"date" for name, _ in fields):
-            fields = [*fields, self._date()]
-        self._write(exchange, one, reply.status, [*fields, _length(body)], body)
+            fields = [*fields, self._heads.date()]
+        self._write(exchange, one, reply.status, [*fields, heads.length(body)], body)
 
     def _turn_away(self, exchange: Exchange, one: Open, refusal: Refusal) -> None:
         """As stock would: with a date, and for HEAD without a length."""
-        fields = [*refusal.headers, self._date()]
+        fields = [*refusal.headers, self._heads.date()]
         if one.call.method != "HEAD":
             fields.append((b"Content-Length", b"%d" % len(refusal.body)))
-        fields += headers.ours(one.call, Origin(), self._standalone())
+        fields += self._heads.ours(one.call, Origin())
         self._write(exchange, one, refusal.status, fields, refusal.body)
 
     def _write(
@@ -352,7 +291,7 @@ class Edge:
         one.status = status
         bare = one.call.method == "HEAD" or not body
         framing = Framing.NONE if bare else Framing.LENGTH
-        exchange.begin(status, _PHRASES.get(status, b""), fields, framing)
+        exchange.begin(status, heads.PHRASES.get(status, b""), fields, framing)
         if not bare:
             one.tap.feed([body])
             exchange.feed([body])
@@ -376,7 +315,12 @@ class Edge:
             exchange,
             one,
             status,
-            [*fields, self._date(), _length(body), *headers.ours(call, origin, self._standalone())],
+            [
+                *fields,
+                self._heads.date(),
+                heads.length(body),
+                *self._heads.ours(call, origin),
+            ],
             body,
         )
 
@@ -392,36 +336,3 @@ class Edge:
             self._break(exchange, call, one, "reset")
         else:
             self._refuse(exchange, call, one, WrapError(one.error, status=503))
-
-    def _date(self) -> Header:
-        """An answer that no node made has a date all the same, as stock's have."""
-        return b"Date", formatdate(self._clock.now(), usegmt=True).encode()
-
-    def _standalone(self) -> str | None:
-        fleet = self._fleets.current
-        return fleet.reason if fleet.mode is STANDALONE else None
-
-
-def _ordinary(call: Call, origin: Origin) -> bool:
-    """Whether all that we say of such an answer follows from its mode and reason."""
-    if not call.plain or call.mode is STANDALONE:
-        return False
-    return origin.fallback is None and origin.model is None and not origin.attempts
-
-
-def _length(body: bytes) -> Header:
-    return b"Content-Length", b"%d" % len(body)
-
-
-def _may_mark(reply: Reply | None) -> bool:
-    """Only streams can carry a word of ours: no length, no coding, lines of a known form."""
-    if reply is None:
-        return False
-    streamed = False
-    for name, value in reply.headers:
-        lower = name.lower()
-        if lower in {b"content-length", b"content-encoding"}:
-            return False
-        if lower == b"content-type":
-            streamed = value.startswith((b"application/x-ndjson", b"text/event-stream"))
-    return streamed

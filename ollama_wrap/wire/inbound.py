@@ -13,7 +13,6 @@ wait unread.
 """
 
 import asyncio
-import re
 import socket
 import struct
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from ollama_wrap.wire.base import Exchange, Pace
 from ollama_wrap.wire.chunks import Chunks
 from ollama_wrap.wire.exchange import InboundExchange
 from ollama_wrap.wire.guard import ANSWER, BODY, CHUNKED, DROP, HEAD, Guard
+from ollama_wrap.wire.known import Known
 
 Take = Callable[[Exchange], bool]
 
@@ -41,31 +41,7 @@ DROPPED = 256 * 1024
 GRACE = 0.1
 
 _BLANK = (b"\r", b"\n")
-_UNUSUAL = re.compile(rb"[^\x21-\x7e]")
 _RESET = struct.pack("ii", 1, 0)
-
-
-class _Known:
-    """What uvicorn asks its parser of a head that has been read."""
-
-    def __init__(self, head: heads.Head) -> None:
-        self._head = head
-
-    def get_http_version(self) -> str:
-        """As in the request line."""
-        return "1.1" if self._head.http11 else "1.0"
-
-    def get_method(self) -> bytes:
-        """As in the request line."""
-        return self._head.method.encode()
-
-    def should_keep_alive(self) -> bool:
-        """Whether the client wants the connection to stay."""
-        return self._head.alive
-
-    def should_upgrade(self) -> bool:
-        """Never: nobody here speaks another protocol."""
-        return False
 
 
 class Inbound(HttpToolsProtocol):
@@ -315,12 +291,11 @@ class Inbound(HttpToolsProtocol):
     def _to_application(self, head: heads.Head) -> None:
         """A path of our own: uvicorn's usual way, which writes without us."""
         self.outbox.flush()
-        self.parser = cast("httptools.HttpRequestParser", _Known(head))
+        known = Known(head)
+        self.parser = cast("httptools.HttpRequestParser", known)
         self.dropped = 0
         self.on_message_begin()
-        # Its URL parser takes no 8-bit bytes.
-        self.url = _UNUSUAL.sub(lambda found: b"%%%02X" % found[0][0], head.target)
-        self.headers[:] = [(name.lower(), value) for name, value in head.headers]
+        self.url, self.headers[:] = known.url, known.headers
         self.expect_100_continue = b"expect" in head.fields
         self.on_headers_complete()
         # Whether a body that was waited for, and not asked for, still comes, nobody can tell.
@@ -349,14 +324,9 @@ class Inbound(HttpToolsProtocol):
             self.read_on()
         if self.held:
             # In a turn of its own: many short requests in one segment would nest as deep.
-            self.loop.call_soon(self._take_held)
+            self.loop.call_soon(self.data_received, b"")
         elif self.finished:
             self.close()
-
-    def _take_held(self) -> None:
-        held, self.held = self.held, b""
-        if held and not self.transport.is_closing():
-            self.data_received(held)
 
     def _clear(self) -> InboundExchange | None:
         exchange, self.exchange = self.exchange, None
