@@ -129,15 +129,16 @@ async def _all_reset(
     loop = asyncio.get_running_loop()
     poll, began, left = select.poll(), loop.time(), len(sockets)
     peers = {f"{sock.getsockname()[1]:04X}" for sock in sockets}
-    stalled = time.time()
+    stalled, most_memory = time.time(), on.side.rss
     before: dict[str, int] = {}
     for sock in sockets:
         poll.register(sock, 0)
     while left and loop.time() < began + most:
-        queued = _queued(on.side.port, peers)
-        # A queue that is gone was reset.
-        if any(size > before.get(peer, 0) for peer, size in queued.items()):
-            stalled = time.time()
+        queued, memory = _queued(on.side.port, peers), on.side.rss
+        # A queue that is gone was reset. Behind the system's buffers ours fill.
+        grown = any(size > before.get(peer, 0) for peer, size in queued.items())
+        if grown or memory > most_memory + MIB:
+            stalled, most_memory = time.time(), max(memory, most_memory)
         before = queued
         for number, _ in poll.poll(0):
             poll.unregister(number)
