@@ -6,6 +6,7 @@ it. Each time it opens again it stays open twice as long, and a time of quiet ta
 one doubling back. Whether the last node may be left out is not decided here.
 """
 
+from collections.abc import Callable, Collection
 from enum import StrEnum
 from functools import cache
 from random import Random
@@ -23,6 +24,11 @@ _JITTER = 0.2
 #: the window of recent attempts is kept in so many pieces
 _PIECES = 6
 
+#: sets of options of one model that are remembered: clients may make up any number
+_SORTS = 16
+
+#: says with which options a call has its model loaded; asked only where it matters
+Options = Callable[[], str]
 #: pieces of the window: number, good attempts, bad ones
 Window = tuple[tuple[int, int, int], ...]
 
@@ -135,6 +141,56 @@ class Cooldown(Struct, frozen=True):
             return replace(self, fails=fails)
         span = _span(self.rules.cooldown, self.rules.cooldown_max, self.trips, dice)
         return replace(self, until=now + span, fails=fails, trips=self.trips + 1)
+
+
+class Cooldowns:
+    """The Cooldowns of a node's models: by key, and by the options that they were loaded with.
+
+    A model that does not fit with a long context may well fit with a short one.
+    """
+
+    def __init__(self, rules: Rules | None = None) -> None:
+        self._first = Cooldown() if rules is None else Cooldown(rules=rules)
+        self.by_key: dict[str | None, dict[str, Cooldown]] = {}
+
+    def obey(self, rules: Rules) -> None:
+        """Go by other rules from now on; what cools goes on."""
+        self._first = replace(self._first, rules=rules)
+        for known in self.by_key.values():
+            for options, one in known.items():
+                known[options] = replace(one, rules=rules)
+
+    def cooling(self, key: str | None, now: float, options: Options | None = None) -> bool:
+        """Whether no call for it goes there now; without `options`: with any at all."""
+        known = self.by_key.get(key)
+        if not known or not any(one.cooling(now) for one in known.values()):
+            return False
+        if options is None:
+            return True
+        found = known.get(options())
+        return found is not None and found.cooling(now)
+
+    def failed(self, key: str | None, options: str, now: float, weight: int, dice: Random) -> None:
+        """The model failed there."""
+        known = self.by_key.setdefault(key, {})
+        if options not in known and len(known) >= _SORTS:
+            del known[next(iter(known))]
+        known[options] = known.get(options, self._first).failed(now, weight, dice)
+
+    def succeeded(self, key: str | None, options: Options) -> None:
+        """It answered."""
+        known = self.by_key.get(key)
+        if known is not None:
+            known.pop(options(), None)
+            if not known:
+                del self.by_key[key]
+
+    def forgive(self, gone: Collection[str]) -> bool:
+        """Let all but these try again; False: nothing was cooling."""
+        forgiven = [key for key in self.by_key if set(gone) - {key}]
+        for key in forgiven:
+            del self.by_key[key]
+        return bool(forgiven)
 
 
 def _opened(rules: Rules, now: float, times: int, dice: Random) -> Circuit:

@@ -18,7 +18,7 @@ from msgspec import structs
 
 from ollama_wrap.config.groups import Circuit as CircuitRules
 from ollama_wrap.config.groups import Health as HealthRules
-from ollama_wrap.nodes.circuit import DICE, Circuit, Cooldown
+from ollama_wrap.nodes.circuit import DICE, Circuit, Cooldowns, Options
 from ollama_wrap.nodes.health import Health, NodeState
 from ollama_wrap.nodes.inventory import Inventory
 from ollama_wrap.nodes.names import short
@@ -49,6 +49,11 @@ _STANDING = {
     NodeState.INCOMPATIBLE: "node-down",
     NodeState.DRAINING: "drained",
 }
+
+
+def _stocks_own() -> str:
+    """No option is said."""
+    return ""
 
 
 @dataclass(slots=True)
@@ -97,8 +102,7 @@ class Upstream:
         self._foreign = 0
         self._saturated_until = -math.inf
         self._learned: dict[str | None, int] = {}
-        self._cooldowns: dict[str | None, Cooldown] = {}
-        self._cooldown = Cooldown() if circuit is None else Cooldown(rules=circuit)
+        self._cooldowns = Cooldowns(circuit)
         self._measured_at = 0.0
         #: good answers that its circuit has not been told of, and since when
         self._good, self._good_since = 0, -math.inf
@@ -124,9 +128,7 @@ class Upstream:
         """Go by other rules from now on; what is open or counted now stays so."""
         self._health = replace(self._health, rules=health)
         self.circuit = structs.replace(self.circuit, rules=circuit)
-        self._cooldown = structs.replace(self._cooldown, rules=circuit)
-        for key, cooldown in self._cooldowns.items():
-            self._cooldowns[key] = structs.replace(cooldown, rules=circuit)
+        self._cooldowns.obey(circuit)
 
     # ---------------------------------------------------------------- what was learned
 
@@ -186,10 +188,10 @@ class Upstream:
         """Neither down, drained nor incompatible, and its circuit lets a call through."""
         return self.obstacle(now) is None
 
-    def cooling(self, key: str | None, now: float) -> bool:
-        """Whether the model failed here lately."""
-        cooldown = self._cooldowns.get(key) if self._cooldowns else None
-        return cooldown is not None and cooldown.cooling(now)
+    def cooling(self, key: str | None, now: float, options: Options | None = None) -> bool:
+        """Whether the model failed here lately, loaded with these options or with any."""
+        cooldowns = self._cooldowns
+        return bool(cooldowns.by_key) and cooldowns.cooling(key, now, options)
 
     def speaks(self, dialect: str) -> bool:
         """Whether it answers in this dialect without a translation."""
@@ -292,7 +294,14 @@ class Upstream:
         """It answered that it is busy."""
         self._saturated_until = now + self._dice.uniform(_SATURATED, _SATURATED_MOST)
 
-    def record(self, verdict: Verdict, key: str | None, now: float, wall: float) -> None:
+    def record(
+        self,
+        verdict: Verdict,
+        key: str | None,
+        now: float,
+        wall: float,
+        options: Options = _stocks_own,
+    ) -> None:
         """What an attempt said of the node, and of the model there."""
         before = self.circuit
         if verdict.success and not verdict.suspect and not before.fails and before.retry_at is None:
@@ -301,8 +310,8 @@ class Upstream:
                 self._tell()
                 self._good_since = now
             self._good += 1
-            if self._cooldowns:
-                self._record_model(verdict, key, now)
+            if self._cooldowns.by_key:
+                self._cooldowns.succeeded(key, options)
             return
         self._tell()
         before = self.circuit
@@ -314,7 +323,7 @@ class Upstream:
             self.circuit = before.succeeded(now)
         else:
             self.circuit = before.released()
-        self._record_model(verdict, key, now)
+        self._record_model(verdict, key, now, options)
         # It opened or closed: others are to know, and a node that is back begins slowly.
         if (before.retry_at is None) != (self.circuit.retry_at is None):
             if self.circuit.retry_at is None:
@@ -334,10 +343,7 @@ class Upstream:
 
         One that crashes leaves memory too, and that is no reason to try it again.
         """
-        forgiven = [key for key in self._cooldowns if set(gone) - {key}]
-        for key in forgiven:
-            del self._cooldowns[key]
-        if forgiven:
+        if self._cooldowns.forgive(gone):
             self.changed.fire()
 
     def _settle(self) -> None:
@@ -358,14 +364,14 @@ class Upstream:
         if state is NodeState.DOWN and self.node.local:
             self._standing = "local-unhealthy"
 
-    def _record_model(self, verdict: Verdict, key: str | None, now: float) -> None:
+    def _record_model(
+        self, verdict: Verdict, key: str | None, now: float, options: Options
+    ) -> None:
         if verdict.success:
-            if self._cooldowns:
-                self._cooldowns.pop(key, None)
+            self._cooldowns.succeeded(key, options)
         elif verdict.blame in {Blame.MODEL, Blame.MODEL_DOUBLE}:
             weight = 2 if verdict.blame is Blame.MODEL_DOUBLE else 1
-            cooldown = self._cooldowns.get(key, self._cooldown)
-            self._cooldowns[key] = cooldown.failed(now, weight, self._dice)
+            self._cooldowns.failed(key, options(), now, weight, self._dice)
             self.failed_at = now
 
     def _measure(self, service: float, now: float) -> None:

@@ -16,6 +16,7 @@ from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.names import is_cloud
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy import headers, limits, outcome, upload
+from ollama_wrap.proxy.lesson import learn
 from ollama_wrap.proxy.limits import Patience
 from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.outcome import Outcome
@@ -31,7 +32,6 @@ _ERROR_BODY = 64 * 1024
 _JOINED = 64 * 1024
 #: Seconds to connect to a node that is thought to be down.
 _LAST_GASP = 1.0
-_SERVED = outcome.SERVED.verdict
 #: ends of an answer that came whole: how long it took says how fast the node is
 _WHOLE = (outcome.SERVED, outcome.ENGINE)
 
@@ -99,7 +99,8 @@ class Attempt(Struct, eq=False):
         if self.outcome is outcome.SERVED:
             self._begun()
         else:
-            self._learn(self.outcome)
+            if self.learns:
+                learn(self._wire, self.call, self.upstream, self.key, self.outcome)
             if self._answer is not None and self._answer.complete and self._placed:
                 # Its answer is here; the call may go on elsewhere for long.
                 self._placed = False
@@ -358,8 +359,8 @@ class Attempt(Struct, eq=False):
             self._patience.stop()
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
-        if (end := self._end()) is not None:
-            self._learn(end)
+        if (end := self._end()) is not None and self.learns:
+            learn(self._wire, self.call, self.upstream, self.key, end)
         answer, wire, kind = self._answer, self._wire, self.call.kind
         if answer is not None and not answer.complete:
             answer.close()
@@ -383,24 +384,3 @@ class Attempt(Struct, eq=False):
         if self.ending_failed:
             return outcome.ENGINE
         return outcome.SERVED if answer.complete else None
-
-    def _learn(self, end: Outcome) -> None:
-        if not self.learns:
-            return
-        clock, upstream = self._wire.clock, self.upstream
-        now = clock.monotonic()
-        # That a model can be shown says nothing of running it.
-        key = self.key if self.call.kind is INFER else None
-        if end is outcome.SERVED:
-            upstream.record(_SERVED, key, now, clock.now())
-            return
-        upstream.record(end.verdict, key, now, clock.now())
-        if end.saturated:
-            upstream.saturated(now)
-        if end is outcome.NO_ROUTE:
-            upstream.lacking.add(self.call.operation)
-            upstream.changed.fire()
-        if end.doubt:
-            self._wire.suspect(upstream.node.id)
-        if end.absent or end is outcome.DRAINED:
-            self._wire.refresh(upstream.node.id)

@@ -6,8 +6,10 @@ It must not know sides, tiers or policies.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from ollama_wrap.call import Call
+from ollama_wrap.dialects.runner import runner
 from ollama_wrap.nodes.fleet import Fleet
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.upstream import Upstream
@@ -35,7 +37,7 @@ def look(
     call: Call, key: str, fleet: Fleet, now: float, among: Sequence[Upstream] | None = None
 ) -> Sight:
     """Sort the holders of the model, or those `among` some, by whether they may be asked."""
-    sight = Sight()
+    sight, options = Sight(), partial(runner, call.body)
     for upstream in pool(call, fleet) if among is None else among:
         inventory = upstream.inventory
         held = inventory.had(key)
@@ -43,7 +45,8 @@ def look(
         if not held and (inventory.known or not upstream.node.local):
             continue
         if upstream.routable and call.operation not in upstream.lacking and upstream.accepts(key):
-            _place(upstream, key, fleet, sight, now)
+            cooling = upstream.cooling(key, now, options)
+            _place(upstream, fleet, sight, now, cooling=cooling)
             sight.known = sight.known or held
     return sight
 
@@ -71,9 +74,9 @@ def away(sight: Sight, key: str) -> tuple[tuple[str, float], ...]:
     )
 
 
-def _place(upstream: Upstream, key: str, fleet: Fleet, sight: Sight, now: float) -> None:
+def _place(upstream: Upstream, fleet: Fleet, sight: Sight, now: float, *, cooling: bool) -> None:
     word = upstream.obstacle(now)
-    if upstream.cooling(key, now):
+    if cooling:
         sight.blocked[upstream] = word or "circuit-open"
     elif word is None:
         sight.live.append(upstream)

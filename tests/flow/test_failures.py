@@ -80,6 +80,23 @@ async def test_second_failure_of_an_engine_leaves_the_model_alone_there() -> Non
         assert one.asked("/api/chat") == {"r1": 2, "r2": 3}
 
 
+async def test_model_that_failed_with_a_long_context_is_asked_with_a_short_one() -> None:
+    """Row 3: another set of options is another engine."""
+    async with cluster(PAIR) as one:
+        one["r1"].on(route="/api/chat", failure="out-of-memory", times=1)
+        long, short = {"num_ctx": 131072}, {"num_ctx": 4096, "temperature": 0}
+
+        failed = await one.chat("big", options=long)
+        again = await one.chat("big", options=long)
+        other = await one.chat("big", options=short)
+        plain = await one.chat("big")
+        still = await one.chat("big", options=long)
+
+        assert told(failed)[:3] == (200, "r2", "oom")
+        nodes = [reply.header("x-ollama-node") for reply in (again, other, plain, still)]
+        assert nodes == ["r2", "r1", "r1", "r2"]
+
+
 async def test_model_that_can_be_shown_is_left_alone_all_the_same() -> None:
     """Rows 2 and 3: a show runs nothing."""
     async with cluster(PAIR) as one:

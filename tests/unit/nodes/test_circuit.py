@@ -1,3 +1,4 @@
+from functools import partial
 from random import Random
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ollama_wrap.config.groups import Circuit as Rules
-from ollama_wrap.nodes.circuit import Circuit, CircuitState, Cooldown
+from ollama_wrap.nodes.circuit import Circuit, CircuitState, Cooldown, Cooldowns
 
 
 class Middle(Random):
@@ -183,6 +184,52 @@ def test_failures_while_it_cools_do_not_prolong_it() -> None:
     cooling = Cooldown().failed(0.0, 2, DICE)
 
     assert cooling.failed(10.0, 2, DICE).until == cooling.until
+
+
+def cools(cooldowns: Cooldowns, *options: str) -> list[bool]:
+    return [cooldowns.cooling("m", 1.0, partial(str, one)) for one in options]
+
+
+def test_model_cools_with_the_options_that_it_failed_with() -> None:
+    cooldowns = Cooldowns()
+    cooldowns.failed("m", "num_ctx=9", 0.0, 2, DICE)
+    cooldowns.failed("m", "", 0.0, 1, DICE)
+
+    assert cools(cooldowns, "num_ctx=9", "", "num_ctx=8") == [True, False, False]
+    # Whoever does not say which ones is told of any.
+    assert (cooldowns.cooling("m", 1.0), cooldowns.cooling("n", 1.0)) == (True, False)
+
+
+def test_success_ends_the_row_of_its_own_options_alone() -> None:
+    cooldowns = Cooldowns()
+    for options in ("a", "b"):
+        cooldowns.failed("m", options, 0.0, 2, DICE)
+
+    cooldowns.succeeded("m", lambda: "a")
+    left = cools(cooldowns, "a", "b")
+    cooldowns.succeeded("m", lambda: "b")
+
+    assert left == [False, True]
+    assert cooldowns.by_key == {}
+
+
+def test_clients_that_make_up_options_fill_no_memory() -> None:
+    cooldowns = Cooldowns()
+    for number in range(1000):
+        cooldowns.failed("m", f"num_ctx={number}", 0.0, 2, DICE)
+
+    assert len(cooldowns.by_key["m"]) == 16
+    assert cools(cooldowns, "num_ctx=999", "num_ctx=0") == [True, False]
+
+
+def test_other_rules_hold_for_what_cools_already() -> None:
+    cooldowns = Cooldowns()
+    cooldowns.failed("m", "", 0.0, 2, DICE)
+
+    cooldowns.obey(Rules(cooldown=7.0))
+    cooldowns.failed("m", "", 61.0, 2, DICE)
+
+    assert not cooldowns.cooling("m", 61.0 + 15.0)
 
 
 class Breaker(RuleBasedStateMachine):
