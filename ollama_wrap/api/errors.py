@@ -27,6 +27,7 @@ def render_own(error: WrapError) -> tuple[int, list[Header], bytes]:
 
 
 def _again(error: WrapError) -> list[Header]:
-    if error.retry_after is None or error.status not in {429, 503}:
+    if error.status not in {429, 503}:
         return []
-    return [(b"Retry-After", b"%d" % error.retry_after)]
+    # Who knows nothing better says: soon.
+    return [(b"Retry-After", b"%d" % (error.retry_after or 1))]

@@ -1,7 +1,14 @@
 import json
 
 from ollama_wrap.api.errors import render, render_own
-from ollama_wrap.errors import Forbidden, LimitReached, NoUpstream, Unauthorized
+from ollama_wrap.errors import (
+    Forbidden,
+    LimitReached,
+    NoUpstream,
+    StoreUnavailable,
+    Unauthorized,
+    WrapError,
+)
 from tests.unit.api.calls import call
 
 
@@ -16,11 +23,14 @@ def test_stock_routes_get_the_error_in_their_dialect() -> None:
     assert json.loads(anthropic[2])["type"] == "error"
 
 
-def test_retry_after_stands_only_where_it_is_known() -> None:
+def test_retry_after_stands_on_every_429_and_503_and_on_nothing_else() -> None:
     _, busy, _ = render(LimitReached("slow", retry_after=7), call())
-    _, forbidden, _ = render(Forbidden("no"), call())
+    _, ended, _ = render(WrapError("ended by an operator", status=503), call())
+    _, unstored, _ = render_own(StoreUnavailable("the disk is full"))
+    _, forbidden, _ = render(Forbidden("no", retry_after=7), call())
 
     assert dict(busy)[b"Retry-After"] == b"7"
+    assert dict(ended)[b"Retry-After"] == dict(unstored)[b"Retry-After"] == b"1"
     assert b"Retry-After" not in dict(forbidden)
 
 
