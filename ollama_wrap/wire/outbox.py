@@ -27,9 +27,13 @@ class Outbox:
             self.flush()
             transport.write(data)
             return
-        if not self._writes:
+        writes = self._writes
+        if not writes:
             self._loop.call_soon(self.flush)
-        self._writes.append((transport, data))
+        elif writes[-1][0] is transport:
+            # The last piece of an answer and its end, say.
+            data = writes.pop()[1] + data
+        writes.append((transport, data))
 
     def flush(self) -> None:
         """Send now: somebody writes to a transport, or ends it, without us."""

@@ -43,6 +43,17 @@ async def test_short_writes_wait_for_the_end_of_the_turn_and_keep_their_order() 
     assert wires.sent == [("first", b"1"), ("second", b"2"), ("first", b"3")]
 
 
+async def test_writes_to_one_behind_the_other_are_one() -> None:
+    wires, box = Wires(), Outbox(asyncio.get_running_loop())
+    wire = wires.one("a")
+
+    box.write(wire, b"last piece")
+    box.write(wire, b" and end")
+    box.flush()
+
+    assert wires.sent == [("a", b"last piece and end")]
+
+
 async def test_long_write_goes_at_once_behind_those_that_wait() -> None:
     wires, box = Wires(), Outbox(asyncio.get_running_loop())
     first, second = wires.one("first"), wires.one("second")
