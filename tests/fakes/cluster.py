@@ -322,6 +322,8 @@ def _settings(
         "server": {"node_id": "tower", "listen": "127.0.0.1:11434"},
         "state": {"store": "memory"},
         "health": dict(QUICK),
+        # That of a whole run of tests says nothing of the sidecar.
+        "memory_limit": "0",
     }
     for name, value in given.items():
         base[name] = {**base.get(name, {}), **value} if isinstance(value, Mapping) else value
