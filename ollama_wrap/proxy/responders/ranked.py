@@ -216,10 +216,12 @@ class Ranked:
         )
 
     def _answering(self, call: Call, trail: Trail) -> bool:
-        """Whether a node is left that answers probes, even if calls failed there lately."""
+        """Whether a node is left that may be asked, or answers probes though calls failed there."""
+        now = self._wire.clock.monotonic()
         return self._fallback_on() and any(
-            one.upstream.node.id not in trail.tried and one.upstream.state in _ANSWERS
+            one.upstream.available(now) or one.upstream.state in _ANSWERS
             for one in self.rank(call).candidates
+            if one.upstream.node.id not in trail.tried
         )
 
     def _once_more(self, attempt: Attempt, trail: Trail) -> Attempt:
