@@ -46,7 +46,6 @@ bench: .venv/.dev  ## figures beside other proxies, as ratios
 
 chaos: .venv/.dev  ## processes killed, frozen, cut off; CHAOS="C1 C2" REPS=1 takes a part of it
 	@.ci/chaos-tools
-	$(if $(CHAOS),,$(BIN)/pytest -q tests/security -m chaos)
 	$(BIN)/python -m tests.chaos $(if $(CHAOS),--only "$(CHAOS)") $(if $(REPS),--reps $(REPS)) $(ARGS)
 
 .venv/.run: $(PINS)

@@ -32,10 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures.touch()
         options = ["--chaos", "--reps", str(given.reps), "--figures", str(figures)]
         options += ["--only", given.only] if given.only else []
+        ours = ["tests/chaos", *options, "-m"]
         codes = [
-            _pytest(Path(folder), "alone", ["-m", "alone", *options]),
-            _pytest(Path(folder), "pairs", ["-m", "not alone", "-n", "2", *options]),
+            _pytest(Path(folder), "alone", [*ours, "alone"]),
+            _pytest(Path(folder), "pairs", [*ours, "not alone", "-n", "2"]),
         ]
+        if not given.only:
+            # Rows of the security checklist that need other programs.
+            codes.append(_pytest(Path(folder), "security", ["tests/security", "-m", "chaos"]))
         found = [dict(row) for row in rows(figures)]
         text = page(found, _skipped(Path(folder)))
     # A part of the scenarios is no result of the whole.
@@ -48,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pytest(folder: Path, name: str, options: Sequence[str]) -> int:
-    fixed = ["-q", "tests/chaos", "--timeout", str(LONGEST), "-p", "no:cacheprovider"]
+    fixed = ["-q", "--timeout", str(LONGEST), "-p", "no:cacheprovider"]
     fixed += [f"--junitxml={folder / name}.xml", f"--basetemp={folder / name}"]
-    command = [sys.executable, "-m", "pytest", *fixed, *options]
+    command = [sys.executable, "-m", "pytest", *options, *fixed]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 

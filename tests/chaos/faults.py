@@ -116,6 +116,8 @@ class _Link:
         self._fault = fault
         self._dice = dice
         self._known = True
+        #: the answer was ended: what still comes of it is dropped
+        self._ended = False
         #: bytes of answers since the fault was set
         self._passed = 0
         current = asyncio.current_task()
@@ -164,20 +166,23 @@ class _Link:
             piece = await reader.read(_PIECE)
             await self._while(lambda: self._swallows)
             if not piece:
-                with contextlib.suppress(OSError):
-                    writer.write_eof()
+                if not self._ended:
+                    with contextlib.suppress(OSError):
+                        writer.write_eof()
                 return
             await self._late()
             await self._pass(piece, writer)
 
     async def _pass(self, piece: bytes, writer: asyncio.StreamWriter) -> None:
         fault = self._fault
+        if self._ended:
+            return
         if fault.corrupt is not None and 0 <= fault.corrupt - self._passed < len(piece):
             at = fault.corrupt - self._passed
             piece = piece[:at] + bytes([piece[at] ^ 0x55]) + piece[at + 1 :]
         ends = [end for end in (fault.black_hole, fault.reset, fault.half_close) if end is not None]
         room = min(ends, default=self._passed + len(piece)) - self._passed
-        whole, piece = len(piece), piece[: max(room, 0)]
+        whole, piece, rest = len(piece), piece[: max(room, 0)], piece[max(room, 0) :]
         for part in _parts(piece, fault.slices):
             writer.write(part)
             await writer.drain()
@@ -191,8 +196,12 @@ class _Link:
             await asyncio.sleep(_LOOK)
             raise _Reset
         if fault.half_close is not None and self._passed >= fault.half_close:
+            self._ended = True
             writer.write_eof()
         await self._while(lambda: self._fault is fault)
+        # What a hole swallowed is sent again, as TCP would.
+        if fault.black_hole is not None and rest:
+            await self._pass(rest, writer)
 
     @property
     def _swallows(self) -> bool:

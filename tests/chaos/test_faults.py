@@ -97,10 +97,11 @@ async def test_who_was_connected_before_is_known_no_more() -> None:
         writer.close()
 
 
-async def test_healing_lets_go_what_was_held_back() -> None:
-    async with asked(Fault(deaf_to_target=True)) as (reader, proxy):
-        assert await read(reader) == (b"", "open")
+@pytest.mark.parametrize("fault", [Fault(deaf_to_target=True), Fault(black_hole=60)])
+async def test_healing_lets_go_what_was_held_back(fault: Fault) -> None:
+    async with asked(fault) as (reader, proxy):
+        before, _ = await read(reader)
 
         proxy.fault = Fault()
 
-        assert await read(reader) == (ANSWER, "open")
+        assert (before + (await read(reader))[0], len(before)) == (ANSWER, fault.black_hole or 0)
