@@ -75,7 +75,7 @@ class _Coming:
         self._call, self._route = call, route
         self._parts: list[bytes] = []
         self._short = bytearray()
-        self._reading: dialects.Incoming | None = None
+        self._reading = dialects.incoming(route, call.headers)
         self._scanned = 0
         self.size = 0
 
@@ -98,22 +98,21 @@ class _Coming:
 
     async def scan(self) -> None:
         """Read what has not been read yet; others have their turn after every 64 KiB."""
-        if self._reading is None:
-            self._reading = dialects.incoming(self._route, self._call.headers)
-        while self._reading is not None and self._scanned < len(self._parts):
+        reading = self._reading
+        while reading is not None and self._scanned < len(self._parts):
             part = self._parts[self._scanned]
             self._scanned += 1
             for at in range(0, len(part), _PART):
-                self._reading.feed(part[at : at + _PART])
-                await asyncio.sleep(0)
+                for piece in reading.plain(part[at : at + _PART]):
+                    reading.feed(piece)
+                    await asyncio.sleep(0)
 
     async def said(self, *, whole: bool) -> dialects.Reading | None:
         """What it says, or as much of it as is here; `Call.named` too where it is long."""
         self._flush()
         await self.scan()
         if self._reading is None:
-            body = b"".join(self._parts)
-            return dialects.read(self._route, body, self._call.headers, whole=whole)
+            return dialects.read(self._route, b"", self._call.headers)
         self._call.named = self._reading.named() if whole else ()
         return self._reading.reading(whole=whole)
 

@@ -30,10 +30,12 @@ Overwritten = list[tuple[str, Text]]
 _DECODED_LIMIT = 20 << 20
 _WINDOW_LIMIT = 8 << 20
 _DEPTH_LIMIT = 10_000
-_PARTS_LIMIT = 64
+PARTS_LIMIT = 64
 #: frames of zstd: one is usual, and each costs something even if nothing is in it
 _FRAMES_LIMIT = 1000
 _FRAMES = (b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18")
+#: bytes that are decoded at a time
+_STEP = 64 * 1024
 #: what the scanner takes on: each of the three costs some 50 ms at most
 _BUDGET = 50_000
 _SCAN_LIMIT = 8 << 20
@@ -280,6 +282,46 @@ def unpacked(body: bytes, headers: Sequence[Header]) -> bytes | None:
     return decoded if len(decoded) <= _DECODED_LIMIT else None
 
 
+class _Decoded:
+    """Takes what the decoder makes."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.size = 0
+
+    def write(self, piece: bytes) -> int:
+        """Raises ZstdError where it is too much."""
+        self.size += len(piece)
+        if self.size > _DECODED_LIMIT:
+            raise zstandard.ZstdError
+        self.pieces.append(bytes(piece))
+        return len(piece)
+
+
+class Unpacking:
+    """One body in zstd's coding; what is broken, or too much, gives nothing more."""
+
+    def __init__(self) -> None:
+        self._decoded = _Decoded()
+        decoder = zstandard.ZstdDecompressor(max_window_size=_WINDOW_LIMIT)
+        self._writer = decoder.stream_writer(self._decoded, write_size=_STEP)  # type: ignore[arg-type]
+        self._frames = 0
+        self._broken = False
+
+    def plain(self, piece: bytes) -> list[bytes]:
+        """What comes of the next bytes, 64 KiB each at most; 20 MiB in all."""
+        self._frames += sum(map(piece.count, _FRAMES))
+        if self._broken or self._frames > _FRAMES_LIMIT:
+            return []
+        try:
+            self._writer.write(piece)
+        except zstandard.ZstdError:
+            self._broken = True
+            return []
+        made, self._decoded.pieces = self._decoded.pieces, []
+        return made
+
+
 def packed(headers: Sequence[Header]) -> bool:
     """Whether a body comes in zstd's coding."""
     return _header(headers, b"content-encoding") == b"zstd"
@@ -291,14 +333,12 @@ def form_field(body: bytes, headers: Sequence[Header], name: bytes) -> str | Non
     None: no such field among the first 64 parts, or a form of an unusual make
     (a transfer encoding, an encoded name), which is left for stock to read.
     """
-    content_type = _header(headers, b"content-type").decode("latin-1")
-    boundary = _boundary.search(content_type)
-    if boundary is None or not content_type.lower().startswith("multipart/form-data"):
+    line = form_line(headers)
+    if line is None:
         return None
-    line = b"\r\n--" + (boundary[1] or boundary[2]).encode("latin-1")
     # The first line may lack the line end that belongs to the others.
     at = len(line) - 2 if body.startswith(line[2:]) else body.find(line) + len(line)
-    for _ in range(_PARTS_LIMIT):
+    for _ in range(PARTS_LIMIT):
         head_end = body.find(b"\r\n\r\n", at, at + 16_384)
         end = body.find(line, head_end + 2)
         if head_end < 0 or end < 0 or body[at : at + 2] != b"\r\n":
@@ -313,6 +353,15 @@ def form_field(body: bytes, headers: Sequence[Header], name: bytes) -> str | Non
             return body[head_end + 4 : end].decode("utf-8", "replace")
         at = end + len(line)
     return None
+
+
+def form_line(headers: Sequence[Header]) -> bytes | None:
+    """What parts the fields of a form, with the end of the line before; None: it is none."""
+    content_type = _header(headers, b"content-type").decode("latin-1")
+    boundary = _boundary.search(content_type)
+    if boundary is None or not content_type.lower().startswith("multipart/form-data"):
+        return None
+    return b"\r\n--" + (boundary[1] or boundary[2]).encode("latin-1")
 
 
 def _header(headers: Sequence[Header], name: bytes) -> bytes:

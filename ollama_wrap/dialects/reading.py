@@ -17,6 +17,7 @@ from ollama_wrap.dialects.base import Reading, Route
 from ollama_wrap.dialects.body import (
     Overwritten,
     Text,
+    Unpacking,
     Values,
     fields,
     form_field,
@@ -24,6 +25,7 @@ from ollama_wrap.dialects.body import (
     string,
     unpacked,
 )
+from ollama_wrap.dialects.form import Form
 from ollama_wrap.dialects.scan import Scan
 
 # Whether JSON's null clears an earlier value: stock has pointers, lists and maps there.
@@ -119,8 +121,7 @@ def _read(route: Route, body: bytes, headers: Sequence[Header], *, whole: bool) 
     if not route.reads_body:
         return Reading(route.model, False, route.kind, route.repeatable, follows=route.model)
     if route.operation == "transcriptions":
-        model = form_field(body, headers, b"model")
-        return Reading(model, False, route.kind, route.repeatable, follows=model) if model else None
+        return _of_form(route, form_field(body, headers, b"model"))
     plain = body if route.dialect == "ollama" else unpacked(body, headers)
     operation = _OPERATIONS[route.operation]
     found = None if plain is None else fields(plain, operation.wanted, whole=whole)
@@ -134,12 +135,17 @@ class Incoming:
     than any: None.
     """
 
-    def __init__(self, route: Route) -> None:
+    def __init__(self, route: Route, unpacking: Unpacking | None = None) -> None:
         self._route = route
+        self._unpacking = unpacking
         self._scan = Scan(_OPERATIONS[route.operation].wanted)
 
+    def plain(self, piece: bytes) -> Sequence[bytes]:
+        """The next bytes of the body as bytes to feed, 64 KiB each if so many were given."""
+        return (piece,) if self._unpacking is None else self._unpacking.plain(piece)
+
     def feed(self, piece: bytes) -> None:
-        """The next bytes; 64 KiB take 5 ms at most."""
+        """The next bytes without their coding; 64 KiB take 5 ms at most."""
         self._scan.feed(piece)
 
     def reading(self, *, whole: bool = True) -> Reading | None:
@@ -149,14 +155,45 @@ class Incoming:
 
     def named(self) -> tuple[tuple[int, int], ...]:
         """Where another model's name would go: see `Call.named`."""
-        return self._scan.places("model") if self._route.operation != "show" else ()
+        if self._route.operation == "show" or self._unpacking is not None:
+            return ()
+        return self._scan.places("model")
+
+
+class IncomingForm(Incoming):
+    """The same of a form."""
+
+    def __init__(self, route: Route, headers: Sequence[Header]) -> None:
+        self._route = route
+        self._unpacking = None
+        self._form = Form(headers)
+
+    def feed(self, piece: bytes) -> None:
+        """See `Incoming`."""
+        self._form.feed(piece)
+
+    def reading(self, *, whole: bool = True) -> Reading | None:
+        """See `Incoming`; `whole` makes no difference."""
+        del whole
+        return _of_form(self._route, self._form.field(b"model"))
+
+    def named(self) -> tuple[tuple[int, int], ...]:
+        """See `Incoming`."""
+        return ()
 
 
 def incoming(route: Route, headers: Sequence[Header]) -> Incoming | None:
-    """None: such a body is read when it is here, or not at all."""
-    if not route.reads_body or route.operation not in _OPERATIONS:
+    """The reading of a long body; None: `route` reads none."""
+    if not route.reads_body:
         return None
-    return Incoming(route) if route.dialect == "ollama" or not packed(headers) else None
+    if route.operation == "transcriptions":
+        return IncomingForm(route, headers)
+    coded = route.dialect != "ollama" and packed(headers)
+    return Incoming(route, Unpacking() if coded else None)
+
+
+def _of_form(route: Route, model: str | None) -> Reading | None:
+    return Reading(model, False, route.kind, route.repeatable, follows=model) if model else None
 
 
 def _said(route: Route, values: Values, overwritten: Overwritten, *, whole: bool) -> Reading | None:

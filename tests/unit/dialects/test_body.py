@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ollama_wrap.dialects.body import (
+    Unpacking,
     fields,
     form_field,
     rewritten,
@@ -434,4 +435,35 @@ def test_body_with_another_name_says_that_name_and_all_else_as_before(
 
     made = rewritten(body, string_places(body, NAME), name)
 
+    assert isinstance(made, bytes)
     assert json.loads(made) == json.loads(body) | {"model": name}
+
+
+@pytest.mark.parametrize("size", [1, 100, 65536])
+def test_zstd_in_pieces_gives_what_it_gives_whole(size: int) -> None:
+    plain = json.dumps({"x": list(range(5000))}).encode()
+    body = zstandard.compress(plain[:9000]) + zstandard.compress(plain[9000:])
+    unpacking = Unpacking()
+
+    pieces = [unpacking.plain(body[at : at + size]) for at in range(0, len(body), size)]
+
+    assert b"".join(b"".join(each) for each in pieces) == plain == unpacked(body, ZSTD)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        zstandard.compress(b"x" * ((20 << 20) + 1)),
+        zstandard.compress(b"") * 1001 + zstandard.compress(b"{}"),
+        b"broken" * 100,
+    ],
+    ids=["much", "frames", "broken"],
+)
+def test_zstd_that_is_too_much_gives_nothing_more(body: bytes) -> None:
+    unpacking = Unpacking()
+
+    made = b"".join(unpacking.plain(body))
+
+    assert made == b""
+    assert unpacking.plain(zstandard.compress(b"{}")) == []
+    assert unpacked(body, ZSTD) is None

@@ -20,7 +20,8 @@ def read(
         if coming is None:
             break
         for at in range(0, len(body), size):
-            coming.feed(body[at : at + size])
+            for piece in coming.plain(body[at : at + size]):
+                coming.feed(piece)
         assert coming.reading(whole=whole) == found
     return found
 
