@@ -294,6 +294,20 @@ class Upstream:
         """It answered that it is busy."""
         self._saturated_until = now + self._dice.uniform(_SATURATED, _SATURATED_MOST)
 
+    def served(self, now: float) -> bool:
+        """Count a good answer where it changes nothing but a count; False: it is to be recorded.
+
+        The circuit is told of many together.
+        """
+        circuit = self.circuit
+        if circuit.fails or circuit.retry_at is not None or self._cooldowns.by_key:
+            return False
+        if now - self._good_since > _TOGETHER:
+            self._tell()
+            self._good_since = now
+        self._good += 1
+        return True
+
     def record(
         self,
         verdict: Verdict,
@@ -303,16 +317,6 @@ class Upstream:
         options: Options = _stocks_own,
     ) -> None:
         """What an attempt said of the node, and of the model there."""
-        before = self.circuit
-        if verdict.success and not verdict.suspect and not before.fails and before.retry_at is None:
-            # A good answer changes nothing but a count, which the circuit is told of together.
-            if now - self._good_since > _TOGETHER:
-                self._tell()
-                self._good_since = now
-            self._good += 1
-            if self._cooldowns.by_key:
-                self._cooldowns.succeeded(key, options)
-            return
         self._tell()
         before = self.circuit
         if verdict.blame is Blame.NODE:

@@ -26,6 +26,7 @@ from ollama_wrap.observe.lines import Stamp
 __all__ = ["Ended", "Logger", "Output", "configure", "debugging", "flush", "get", "request"]
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_INFO = LEVELS["info"]
 LOUDEST_FIRST = ("error", "warning", "info")
 #: their request lines would double ours, or carry what clients sent
 QUIET = ("uvicorn.access", "httpx2", "httpcore2", "httpx", "httpcore")
@@ -60,8 +61,13 @@ class Output:
 
     def request(self, ended: Ended) -> None:
         """The one line of a request that ended."""
-        if self.level <= LEVELS["info"] or LEVELS[ended.level] >= self.level:
-            self._add((self._clock.now(), ended), REQUEST)
+        if self.level > _INFO and LEVELS[ended.level] < self.level:
+            return
+        with self._lock:
+            self._lines.append((self._clock.now(), ended))
+            self._size += REQUEST
+            if self._loop is None or self._size >= FLUSH_AT or not self._loop.is_running():
+                self._look()
 
     def event(self, level: str, event: str, fields: MutableMapping[str, Any]) -> None:
         """Any other line; an exception under `exc_info` becomes fields."""
@@ -96,8 +102,11 @@ class Output:
         with self._lock:
             self._lines.append(line)
             self._size += size
-            if self._size >= FLUSH_AT or not self._will_flush():
-                self.flush()
+            self._look()
+
+    def _look(self) -> None:
+        if self._size >= FLUSH_AT or not self._will_flush():
+            self.flush()
 
     def _will_flush(self) -> bool:
         # Asking for the running loop is a system call before Python 3.12.
@@ -192,11 +201,6 @@ def get(name: str) -> Logger:
     return Logger(_output, [_write], {"logger": name})
 
 
-def request(ended: Ended) -> None:
-    """Write the line of a request that ended."""
-    _output.request(ended)
-
-
 def debugging() -> bool:
     """Whether debug lines are written: asked where their fields cost something."""
     return _output.level <= LEVELS["debug"]
@@ -217,4 +221,6 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 
 _output = Output(SystemClock())
+#: writes the line of a request that ended
+request = _output.request
 atexit.register(_output.flush)

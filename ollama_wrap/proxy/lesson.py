@@ -12,19 +12,16 @@ from ollama_wrap.proxy import outcome
 from ollama_wrap.proxy.means import Wire
 from ollama_wrap.proxy.outcome import Outcome
 
-_SERVED = outcome.SERVED.verdict
-
 
 def learn(wire: Wire, call: Call, upstream: Upstream, key: str | None, end: Outcome) -> None:
     """An attempt to have `call` answered there has ended; `key` is its model's."""
     clock = wire.clock
     now = clock.monotonic()
+    if end is outcome.SERVED and upstream.served(now):
+        return
     # That a model can be shown says nothing of running it.
     model = key if call.kind is INFER else None
     options = partial(runner, call.body)
-    if end is outcome.SERVED:
-        upstream.record(_SERVED, model, now, clock.now(), options)
-        return
     upstream.record(end.verdict, model, now, clock.now(), options)
     if end.saturated:
         upstream.saturated(now)
