@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ours = ["tests/chaos", *options, "-m"]
         codes = [
             _pytest(Path(folder), "alone", [*ours, "alone"]),
-            _pytest(Path(folder), "pairs", [*ours, "not alone", "-n", "2"]),
+            _pytest(Path(folder), "pairs", [*ours, "not alone", "-n", "2", "--dist", "worksteal"]),
         ]
         if not given.only:
             # Rows of the security checklist that need other programs.

@@ -15,6 +15,8 @@ from tests.chaos.traffic import STREAMS, WHOLES, Told
 
 #: r1 before r2 before our own
 REMOTE = {"OLLAMA_WRAP_ROUTING": "remote-first"}
+#: a probe is not late because everything else is quicker
+UNHURRIED = {**REMOTE, "OLLAMA_WRAP_HEALTH_TIMEOUT": "1500ms"}
 
 
 async def test_c9_model_takes_two_minutes_to_load(run: Run, tmp_path: Path) -> None:
@@ -24,7 +26,7 @@ async def test_c9_model_takes_two_minutes_to_load(run: Run, tmp_path: Path) -> N
         "r1": host("tiny,big", "priority=0"),
         "r2": host("tiny,big", "priority=1"),
     }
-    async with stage(run, tmp_path, hosts, REMOTE) as on:
+    async with stage(run, tmp_path, hosts, UNHURRIED) as on:
         async with on.client.traffic(), _states(on, "r1") as states:
             await asyncio.sleep(1)
             await on["r1"].tell({"route": "/api/*", "model": "big", "load_delay": load})
@@ -92,7 +94,7 @@ async def test_c10_engine_fails_on_one_node_and_not_on_another(run: Run, tmp_pat
         "r2": host(models, "priority=1", max_loaded=30),
     }
     assert WORDS_OF.keys() == FAILURES.keys() - {"busy"}
-    async with stage(run, tmp_path, hosts, REMOTE) as on, _states(on, "r1") as states:
+    async with stage(run, tmp_path, hosts, UNHURRIED) as on, _states(on, "r1") as states:
         wrong: list[str] = []
         forms, retries = (STREAMS[0], WHOLES[0])[: 2 if run.full else 1], 0
         # Each with a model of its own: one that failed is not asked for there again so soon.

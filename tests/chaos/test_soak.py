@@ -134,7 +134,7 @@ def _growing(looks: Sequence[dict[str, int]], count: int) -> list[str]:
 @pytest.mark.chaos
 @pytest.mark.alone
 @pytest.mark.once
-async def test_c35_soak(run: Run, tmp_path: Path) -> None:
+async def test_c35_soak_of_random_events(run: Run, tmp_path: Path) -> None:
     run.divide(full=5, short=5)
     run.note = (
         "24 h at factor 600: mixed traffic, and something breaks every few seconds, one node at a "
