@@ -88,11 +88,15 @@ class Gauge:
         self._memory = memory
         self._allowed = allowed
         self.files = host.most_files()
+        self._used: int | None = None
+        self._open: int | None = None
         self._returned = 0.0
 
     def read(self, at: float, lag: float) -> Pressure:
         """Read it now; two or three system calls."""
-        used, files = host.memory(), host.open_files()
+        # Without a free file it cannot be read, and then least of all it is over.
+        self._used = used = host.memory() or self._used
+        self._open = files = host.open_files() or self._open
         most = min(filter(None, (self._memory(), self._allowed)), default=None)
         return Pressure(at, lag, _share(used, most), _share(files, self.files))
 

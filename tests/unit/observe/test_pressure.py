@@ -1,5 +1,8 @@
 """What is read of this process, and the flags that the parts of the program look at."""
 
+import contextlib
+import resource
+import socket
 import sys
 
 import pytest
@@ -41,6 +44,28 @@ def test_files_without_a_limit_are_no_pressure() -> None:
     gauge.files = None
 
     assert gauge.read(1.0, 0.0).files is None
+
+
+def test_what_cannot_be_read_without_a_free_file_is_what_it_was() -> None:
+    gauge = Gauge(lambda: 256 * MIB, None)
+    before = gauge.read(1.0, 0.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    held: list[socket.socket] = []
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, ((host.open_files() or 0) + 20, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(socket.socket())
+        pressure = gauge.read(2.0, 0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for one in held:
+            one.close()
+
+    assert held
+    assert pressure.memory == before.memory
+    assert pressure.files is not None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there memory is given back on demand")
