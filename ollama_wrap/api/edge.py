@@ -106,7 +106,9 @@ class Edge:
     def _begin(self, exchange: Exchange) -> None:
         now = self._clock.monotonic()
         try:
-            plan = self._planner.plan(exchange, now)
+            plan = exchange.notes.get(exchange.ends)
+            if not isinstance(plan, Plan) or now >= plan.until:
+                plan = self._planner.plan(exchange, now)
         except Exception:  # noqa: BLE001  nobody else would answer, and the client would wait
             log.get(__name__).exception("a head could not be judged")
             exchange.cut()

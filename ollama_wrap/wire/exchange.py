@@ -29,6 +29,8 @@ class InboundExchange(Struct, eq=False, weakref=True):
 
     connection: "Inbound"
     head: Head
+    notes: dict[object, object]
+    ends: tuple[str, str]
     length: int
     complete: bool
     keep_alive: bool
@@ -56,7 +58,7 @@ class InboundExchange(Struct, eq=False, weakref=True):
 
     @property
     def method(self) -> str:
-        """See `Exchange`; so are the next six."""
+        """See `Exchange`; so are the next five."""
         return self.head.method
 
     @property
@@ -76,10 +78,6 @@ class InboundExchange(Struct, eq=False, weakref=True):
         return self.head.sized
 
     @property
-    def notes(self) -> dict[object, object]:
-        return self.head.notes
-
-    @property
     def http11(self) -> bool:
         return self.head.http11
 
@@ -97,11 +95,6 @@ class InboundExchange(Struct, eq=False, weakref=True):
     def has_body(self) -> bool:
         """A body was announced, even an empty one."""
         return self.length != 0 or self.head.sized is not None
-
-    @property
-    def ends(self) -> tuple[str, str]:
-        """See `Exchange.ends`."""
-        return self.connection.ends
 
     # the body, from the connection
 

@@ -229,7 +229,7 @@ class Inbound(HttpToolsProtocol):
         head = cast("heads.Head", self.reader.head)
         alive = head.alive and not guard.strain.brief
         exchange = self.exchange = InboundExchange(
-            self, head, length, not length, alive, self.flow.write_paused
+            self, head, head.notes, self.ends, length, not length, alive, self.flow.write_paused
         )
         guard.open += 1
         if not self.take(exchange):
