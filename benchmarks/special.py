@@ -51,17 +51,24 @@ def tags(_: "Bench", port: int, __: int | None) -> Cell:
     return {"p50": statistics.median(times), "p99": p99, "max": max(times)}
 
 
+def large() -> bytes:
+    """A long chat, its model at the end: half of it one picture, half very many messages."""
+    head = b'{"stream":false,"messages":[{"role":"user","content":"look","images":["'
+    said = b'{"role":"user","content":"%b"},' % (b'Some words, \\"more\\" of them, a line.\\n' * 16)
+    tail = b'"]},' + said * (LARGE // 2 // len(said)) + b'{}],"model":"llama3.2:1b"}'
+    return head + b"QUJD" * ((LARGE - len(head) - len(tail)) // 4) + tail
+
+
 def pause(bench: "Bench", port: int, _: int | None) -> Cell:
     """Paced streams while bodies of 32 MiB come in that have to be read to find their model."""
-    head, tail = b'{"stream":false,"prompt":"', b'","model":"llama3.2:1b"}'
-    body = head + b"x" * (LARGE - len(head) - len(tail)) + tail
+    body = large()
     ended, statuses = threading.Event(), []
 
     def post() -> None:
         time.sleep(1)
         while not ended.wait(0.3):
             client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            client.request("POST", "/api/generate", body, {"Content-Type": "application/json"})
+            client.request("POST", "/api/chat", body, {"Content-Type": "application/json"})
             statuses.append(client.getresponse().status)
             client.close()
 
