@@ -138,14 +138,8 @@ class Attempt(Struct, eq=False):
 
     def _reply(self, answer: Answer) -> Reply:
         node = self.upstream.node
-        return Reply(
-            status=answer.status,
-            headers=answer.headers,
-            body=self,
-            phrase=answer.phrase,
-            origin=Origin(node=node.id, local=node.local),
-            alike=answer.head,
-        )
+        origin = Origin(node.id, node.local, self.reason)
+        return Reply(answer.status, answer.headers, self, answer.phrase, origin, answer.head)
 
     # begun without a task
 
@@ -172,7 +166,6 @@ class Attempt(Struct, eq=False):
             return None
         self.outcome = outcome.SERVED
         self.reply = self._reply(answer)
-        self.reply.origin.reason = self.reason
         self._begun()
         return self.reply
 

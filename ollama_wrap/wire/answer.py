@@ -207,9 +207,12 @@ class Answer(Struct, eq=False):
         self._connection = None
         sink = self._sink
         self.headed = self.started = True
-        for waited in (self._arrived, self._begun, self._grown):
-            if waited is not None:
-                wake(waited)
+        if self._arrived is not None:
+            wake(self._arrived)
+        if self._begun is not None:
+            wake(self._begun)
+        if self._grown is not None:
+            wake(self._grown)
         if sink is not None:
             self.push()
             self._sink = None  # as in `start`
