@@ -32,6 +32,16 @@ def hanging(on: Stage, node: str, since: float) -> list[Told]:
     return [told for told in on.client.told if told.mark in marks]
 
 
+async def crowd(on: Stage, node: str, count: int = 3) -> None:
+    """More requests, until so many wait at a node for their first byte."""
+    for _ in range(100):
+        waiting = [one for one in hanging(on, node, time.time()) if one.first is None]
+        if len(waiting) >= count:
+            return
+        on.client.start(WHOLES[0])
+        await asyncio.sleep(0.03)
+
+
 def moved_after(on: Stage, moved: list[Told], since: float) -> float | None:
     """Seconds until the last of these was at another node; None of none."""
     marks = {one.mark for one in moved}
@@ -47,6 +57,7 @@ async def test_c1_node_is_killed_before_the_first_byte(run: Run, tmp_path: Path)
             await asyncio.sleep(run.seconds / 4)
             await on["r1"].tell(WAITS, WAITS_V1)
             await asyncio.sleep(1.0)
+            await crowd(on, "r1")
             # Streams that r1 had begun before are over by now.
             killed, at = time.time(), loop.time()
             on["r1"].kill()
@@ -97,7 +108,8 @@ async def test_c4_node_is_frozen_and_goes_on(run: Run, tmp_path: Path) -> None:
             await asyncio.sleep(2 if run.full else 1)
             slow = {"route": "/api/*", "method": "POST", "token_delay": 0.2, "times": 6}
             await on["r1"].tell(slow, {**slow, "prompt_delay": 1.5, "times": 0})
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(1.0)
+            await crowd(on, "r1")
             frozen = time.time()
             on["r1"].freeze()
             alone = [on.client.start(form, "solo") for form in (STREAMS[0], WHOLES[0])]
@@ -126,14 +138,18 @@ async def test_c4_node_is_frozen_and_goes_on(run: Run, tmp_path: Path) -> None:
 async def test_c5_host_vanishes_and_packets_with_it(run: Run, tmp_path: Path) -> None:
     if spaces.lacking():
         pytest.skip(spaces.lacking())
-    hosts = {"r1": host(apart=True), "r2": host()}
+    hosts = {"r1": host("tiny,solo", apart=True), "r2": host()}
     async with stage(run, tmp_path, hosts) as on:
         loop = asyncio.get_running_loop()
         async with on.client.traffic():
             await asyncio.sleep(run.seconds / 5)
-            slow = {"route": "/*", "method": "POST", "token_delay": 1.0, "times": 8}
+            slow = {"route": "/*", "method": "POST", "token_delay": 1.0, "times": 11}
             await on["r1"].tell(slow, {**WAITS, "route": "/*"})
+            # Whoever else may take requests, these streams begin there.
+            for form in STREAMS:
+                on.client.start(form, "solo")
             await asyncio.sleep(4)
+            await crowd(on, "r1")
             gone, at = time.time(), loop.time()
             spaces.vanish(on["r1"])
             run.within("down", await on.side.until("r1", "down") - at, 8.0)
