@@ -49,6 +49,8 @@ async def _head(on: Stage, form: Form) -> int:
     on.proxies["r1"].fault = Fault()
     told = await on.client.ask(form)
     assert (told.node, told.good) == ("r1", True), told
+    # The node writes down what it sent after the client has it.
+    await on.settled()
     seen = [one for one in on.inferred() if one.mark == told.mark]
     body = len(told.reply.body)
     if form.stream:
