@@ -22,6 +22,7 @@ from ollama_wrap.nodes.fleet import Fleet, Fleets
 from ollama_wrap.nodes.health import NodeState
 from ollama_wrap.nodes.inventory import Inventory
 from ollama_wrap.nodes.names import canonical
+from ollama_wrap.nodes.node import Node
 from ollama_wrap.nodes.upstream import Upstream
 from ollama_wrap.proxy import ask
 from ollama_wrap.proxy.responders.base import Responder
@@ -85,6 +86,28 @@ class _Here:
         return replace(self.reply, headers=headers, body=self.body)
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A list that was made: of which live body, and of what was known of whom."""
+
+    live: bytes | None
+    known: tuple[tuple[Node, Inventory], ...]
+    body: bytes
+    #: the local part was not live
+    stale: bool
+
+    def same(self, live: bytes | None, known: tuple[tuple[Node, Inventory], ...]) -> bool:
+        """Whether it would come out the same. Inventories are replaced whole, never changed."""
+        return (
+            len(known) == len(self.known)
+            and all(
+                one is other and what is then
+                for (one, what), (other, then) in zip(known, self.known, strict=True)
+            )
+            and live == self.live
+        )
+
+
 class Merged:
     """Answers lists, version and `/` in `distributed`.
 
@@ -98,6 +121,8 @@ class Merged:
         self._local = local
         self._wait = wait
         self._active = active
+        #: the last list of each sort: a page that polls thousands of models costs little
+        self._made: dict[str, _Made] = {}
 
     async def answer(self, call: Call, before: Unavailable | None) -> Reply:
         """See `Responder`."""
@@ -110,7 +135,7 @@ class Merged:
             return self._root(here, fleet)
         if call.operation == "version":
             return self._version(here, fleet)
-        return self._list(_LISTS[call.operation], here, fleet)
+        return self._list(call.operation, here, fleet)
 
     async def _ask(self, call: Call) -> _Here:
         # HEAD has to say how long the body would be.
@@ -150,23 +175,38 @@ class Merged:
         ours = json.dumps({"version": __version__, **counts}, separators=(",", ":"))
         return Reply(200, [_JSON], lists.extended(body, "distributed", ours), origin=_origin(here))
 
-    def _list(self, wanted: _List, here: _Here, fleet: Fleet) -> Reply:
-        # An empty live list is a list; None is none.
-        live = _read(wanted, here)
-        local = wanted.known(fleet.local.inventory) if live is None else live
-        others = [(one, _theirs(one, wanted)) for one in fleet.others if _counts(one)]
-        if live is None and not local and not any(rows for _, rows in others):
-            return here.as_it_came()
-        rows: dict[str, tuple[bytes, list[str]]] = {
-            # The local entry stands for a name that several have.
-            key: (raw, [fleet.local.node.id])
-            for key, raw in local.items()
-        }
-        for upstream, theirs in others:
-            for key, raw in theirs.items():
-                rows.setdefault(key, (raw, []))[1].append(upstream.node.id)
-        body = wanted.write(rows.values())
-        return Reply(200, [wanted.header], body, origin=_origin(here, stale=live is None))
+    def _list(self, operation: str, here: _Here, fleet: Fleet) -> Reply:
+        wanted = _LISTS[operation]
+        live = here.body if here.reply is not None and here.reply.status == 200 else None
+        known = tuple(
+            (one.node, one.inventory) for one in fleet.upstreams if one.node.local or _counts(one)
+        )
+        made = self._made.get(operation)
+        if made is None or not made.same(live, known):
+            entries = None if live is None else _read(wanted, live)
+            body = _merged(wanted, entries, fleet)
+            if body is None:
+                return here.as_it_came()
+            made = self._made[operation] = _Made(live, known, body, stale=entries is None)
+        return Reply(200, [wanted.header], made.body, origin=_origin(here, stale=made.stale))
+
+
+def _merged(wanted: _List, live: _Rows | None, fleet: Fleet) -> bytes | None:
+    """The list of all that is live here and known elsewhere; None: nobody knows anything."""
+    # An empty live list is a list; None is none.
+    local = wanted.known(fleet.local.inventory) if live is None else live
+    others = [(one, _theirs(one, wanted)) for one in fleet.others if _counts(one)]
+    if live is None and not local and not any(rows for _, rows in others):
+        return None
+    rows: dict[str, tuple[bytes, list[str]]] = {
+        # The local entry stands for a name that several have.
+        key: (raw, [fleet.local.node.id])
+        for key, raw in local.items()
+    }
+    for upstream, theirs in others:
+        for key, raw in theirs.items():
+            rows.setdefault(key, (raw, []))[1].append(upstream.node.id)
+    return wanted.write(rows.values())
 
 
 def _counts(upstream: Upstream) -> bool:
@@ -181,12 +221,10 @@ def _theirs(upstream: Upstream, wanted: _List) -> _Rows:
     return {key: raw for key, raw in rows if not stub(key) and upstream.accepts(key)}
 
 
-def _read(wanted: _List, here: _Here) -> _Rows | None:
-    """The live list; None where there is none."""
-    if here.reply is None or here.reply.status != 200:
-        return None
+def _read(wanted: _List, body: bytes) -> _Rows | None:
+    """The live list; None where it is none."""
     try:
-        entries = wanted.read(here.body)
+        entries = wanted.read(body)
     except ValueError:
         return None
     return {canonical(entry.name) or entry.name: entry.raw for entry in entries}

@@ -141,6 +141,26 @@ async def test_local_list_is_asked_live() -> None:
     assert {row["name"] for row in rows} == {"new:latest", "big:latest"}
 
 
+async def test_list_is_made_anew_whenever_what_it_is_made_of_changes() -> None:
+    far = node("r1=h1", entry("big:latest"))
+    bench = Bench(far)
+    bench.ollama.says = said([entry("new:latest")])
+    before = await bench.rows("/api/tags")
+
+    again = await bench.rows("/api/tags")
+    give(far, entry("bigger:latest"))
+    there = await bench.rows("/api/tags")
+    bench.ollama.says = said([entry("newer:latest")])
+    here = await bench.rows("/api/tags")
+    far.health = health(NodeState.DOWN)
+    alone = await bench.rows("/api/tags")
+
+    assert again == before
+    assert {row["name"] for row in there} == {"new:latest", "bigger:latest"}
+    assert {row["name"] for row in here} == {"newer:latest", "bigger:latest"}
+    assert {row["name"] for row in alone} == {"newer:latest"}
+
+
 async def test_other_spelling_of_a_name_is_the_same_model() -> None:
     bench = Bench(node("r1=h1", entry("TINY:latest")))
     bench.ollama.says = said([entry("tiny:latest")])
