@@ -72,11 +72,6 @@ _GIVEN = (("model", MODEL), ("node", WORD), ("reason", WORD), ("fallback", WORD)
 _Sort = tuple[str, str, str, str | None, str | None, str | None, str | None]
 
 
-def _sort(e: Ended) -> _Sort:
-    """What requests of one sort have in common."""
-    return e.method, e.path, e.operation, e.model, e.node, e.reason, e.fallback
-
-
 @lru_cache(maxsize=1024)
 def _which(sort: _Sort) -> tuple[str, str, str]:
     """Method, path, and the pairs that come again with every request of a sort."""
@@ -100,15 +95,28 @@ def _pairs(e: Ended) -> str:
 
 
 def _request_logfmt(stamp: Stamp, e: Ended) -> str:
-    method, path, pairs = _which(_sort(e))
+    # What requests of one sort have in common.
+    sort = (e.method, e.path, e.operation, e.model, e.node, e.reason, e.fallback)
+    method, path, pairs = _which(sort)
+    number = e.id if len(e.id) <= ID and _plain(e.id) else quoted(e.id, ID)
+    if e.first_byte is None or e.tokens is None or e.attempts or e.error is not None:
+        rest = _pairs(e)
+    else:
+        # The usual request, in one piece: this is most of what a line costs.
+        rest = (
+            f" status={e.status} bytes={e.bytes_out} tokens={e.tokens}"
+            f" first_byte={e.first_byte:.3f} duration={e.duration:.3f}"
+        )
+    level = "info" if e.status < 500 else "warning"
     return (
-        f"time={stamp.iso} level={e.level} event=request id={word(e.id, ID)}"
-        f" method={method} path={path}{pairs}{_pairs(e)}\n"
+        f"time={stamp.iso} level={level} event=request id={number}"
+        f" method={method} path={path}{pairs}{rest}\n"
     )
 
 
 def _request_console(stamp: Stamp, e: Ended) -> str:
-    method, path, pairs = _which(_sort(e))
+    sort = (e.method, e.path, e.operation, e.model, e.node, e.reason, e.fallback)
+    method, path, pairs = _which(sort)
     what = f"{method} {path}{pairs}{_pairs(e)}"
     return f"{stamp.local} {e.level:<7} {what} id={word(e.id, ID)}\n"
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import sys
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -52,7 +52,7 @@ class Output:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._second = -1
         self._stamps = ("", "")
-        #: many lines are of one millisecond
+        #: the last stamp, and its milliseconds
         self._at, self._last = -1, Stamp("", "")
 
     @property
@@ -89,14 +89,20 @@ class Output:
             if gathered:
                 # Nobody is left to be told, and no request may fail for want of its line.
                 with contextlib.suppress(OSError, ValueError, AttributeError):
-                    self.stream.write("".join(map(self._written, gathered)))
+                    self.stream.write("".join(self._written(gathered)))
                     self.stream.flush()
 
-    def _written(self, line: str | tuple[float, Ended]) -> str:
+    def _written(self, gathered: list[str | tuple[float, Ended]]) -> Iterator[str]:
         # Together they cost less than each at its time: what they need stays at hand.
-        if isinstance(line, str):
-            return line
-        return self.format.request(self._stamp(line[0]), line[1])
+        request = self.format.request
+        for line in gathered:
+            if isinstance(line, str):
+                yield line
+                continue
+            at, ended = line
+            # Many are of one millisecond.
+            stamp = self._last if int(at * 1000) == self._at else self._stamp(at)
+            yield request(stamp, ended)
 
     def _add(self, line: str | tuple[float, Ended], size: int) -> None:
         with self._lock:
@@ -123,8 +129,7 @@ class Output:
         return True
 
     def _stamp(self, now: float) -> Stamp:
-        if (at := int(now * 1000)) == self._at:
-            return self._last
+        at = int(now * 1000)
         second, millis = divmod(at, 1000)
         if second != self._second:
             moment = datetime.fromtimestamp(second, UTC)
