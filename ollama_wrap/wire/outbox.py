@@ -39,8 +39,13 @@ class Outbox:
         """Send now: somebody writes to a transport, or ends it, without us."""
         writes, self._writes = self._writes, []
         for transport, data in writes:
-            if not transport.is_closing():
+            if transport.is_closing():
+                continue
+            try:
                 transport.write(data)
+            except (OSError, RuntimeError):
+                # One that takes no more ends; what is for the others must not be lost for it.
+                transport.abort()
 
 
 _boxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox] = WeakKeyDictionary()

@@ -23,10 +23,15 @@ class Wire:
         self.closing = False
 
     def write(self, data: bytes) -> None:
+        if data == b"too late":
+            raise RuntimeError("write after its end")
         self._wires.sent.append((self._name, data))
 
     def is_closing(self) -> bool:
         return self.closing
+
+    def abort(self) -> None:
+        self._wires.sent.append((self._name, b"aborted"))
 
 
 async def test_short_writes_wait_for_the_end_of_the_turn_and_keep_their_order() -> None:
@@ -74,6 +79,16 @@ async def test_transport_that_has_closed_meanwhile_is_passed_over() -> None:
     box.flush()
 
     assert wires.sent == [("still", b"2")]
+
+
+async def test_one_that_takes_no_more_does_not_cost_the_others_their_bytes() -> None:
+    wires, box = Wires(), Outbox(asyncio.get_running_loop())
+
+    box.write(wires.one("ended"), b"too late")
+    box.write(wires.one("other"), b"1")
+    box.flush()
+
+    assert wires.sent == [("ended", b"aborted"), ("other", b"1")]
 
 
 async def test_write_after_a_flush_goes_out_in_this_turn_too() -> None:
