@@ -104,6 +104,36 @@ async def test_local_ollama_is_not_waited_for_where_a_node_is_up_whose_circuit_i
         assert told(reply)[:2] == (200, "r1")
 
 
+async def test_nodes_whose_circuit_is_open_are_asked_when_all_others_have_failed() -> None:
+    """Row 32: they answer probes, and nobody else is left."""
+    hosts = {name: host("big") for name in ("local", "r1", "r2", "r3", "r4")}
+    async with cluster(hosts, health={"interval": 30.0}) as one:
+        for name in ("local", "r1"):
+            eject(one.upstream(name), one.runtime.clock.monotonic())
+        for name in ("r2", "r3", "r4"):
+            one[name].die()
+
+        reply = await asyncio.wait_for(one.chat("big"), 8)
+
+        assert reply.status == 200
+        assert reply.header("x-ollama-node") in {"tower", "r1"}
+        assert reply.header("x-ollama-route-reason") == "last-gasp"
+
+
+async def test_node_whose_circuit_is_open_is_asked_when_the_last_one_broke_off() -> None:
+    """Row 32, after an attempt that counts."""
+    hosts = {name: host("big") for name in ("local", "r1", "r2", "r3", "r4")}
+    async with cluster(hosts, health={"interval": 30.0}) as one:
+        for name in ("local", "r1", "r2", "r3"):
+            eject(one.upstream(name), one.runtime.clock.monotonic())
+        one["r4"].on(route="/api/chat", cut_after=0, times=9)
+
+        reply = await asyncio.wait_for(one.chat("big"), 8)
+
+        assert reply.status == 200
+        assert reply.header("x-ollama-node") != "r4"
+
+
 # ---------------------------------------------------------------- loops, clouds, large bodies
 
 

@@ -130,7 +130,11 @@ class Ranked:
         if log.debugging():
             explain(call, ranking, candidate, trail)
         if candidate is None:
-            return None
+            spare = self._spare(call, trail)
+            if spare is None:
+                return None
+            spare.take(ranking.key)
+            candidate = Candidate(spare, "last-gasp", 0.0)
         if trail.attempts:
             self._retried(trail.attempts[-1].outcome.word)
         upstream = candidate.upstream
@@ -259,7 +263,26 @@ class Ranked:
     def _left(self, call: Call, trail: Trail) -> bool:
         """Whether somebody is left to ask."""
         ids = {one.upstream.node.id for one in self._ranked(call).candidates}
-        return self._fallback_on() and any(one not in trail.tried for one in ids)
+        left = any(one not in trail.tried for one in ids) or self._spare(call, trail) is not None
+        return self._fallback_on() and left
+
+    def _spare(self, call: Call, trail: Trail) -> Upstream | None:
+        """A holder that answers probes though its circuit is open: better than nobody.
+
+        Of the build that was asked first: another may not be wanted.
+        """
+        first = trail.attempts[0] if trail.attempts else None
+        if first is None or first.key is None or first.call is not call or call.forced:
+            return None
+        if call.mode is not DISTRIBUTED or call.hop:
+            return None
+        key, digest = first.key, first.upstream.inventory.digest(first.key)
+        for one in self._wire.fleets.current.holders(key):
+            fits = one.routable and one.accepts(key) and call.operation not in one.lacking
+            there = one.state in _ANSWERS and one.inventory.digest(key) == digest
+            if fits and there and one.node.id not in trail.tried:
+                return one
+        return None
 
     def _repeats(self, trail: Trail, *, on: bool) -> None:
         if trail.retrying is not on:
