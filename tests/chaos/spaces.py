@@ -5,6 +5,7 @@ and its rules, so nothing is left even of a run that was killed. Packets are dro
 """
 
 import asyncio
+import itertools
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from tests.chaos.programs import Fake
 
 #: put before a command that is to run in a namespace of its own
 OWN = ("unshare", "--net")
+_cables = itertools.count()
 
 
 @cache
@@ -29,12 +31,12 @@ def lacking() -> str:
     return "" if tried.returncode == 0 else f"no network namespaces: {tried.stderr.strip()}"
 
 
-def cable(fake: Fake, number: int) -> str:
+def cable(fake: Fake) -> str:
     """Join a running fake to us by a cable; returns the fake's address there."""
-    # Addresses of a test net, by the run's id, so that two runs do not meet.
-    net = f"198.18.{os.getpid() % 250}.{4 * number}"
-    stem, last = net.rsplit(".", 1)
-    ours, theirs = f"{stem}.{int(last) + 1}", f"{stem}.{int(last) + 2}"
+    # Addresses of a test net, by the run's id, so that two runs do not meet; and never one a
+    # second time, for the cable of a host that has gone may still be there.
+    last = 4 * (next(_cables) % 64)
+    ours, theirs = (f"198.18.{os.getpid() % 250}.{last + end}" for end in (1, 2))
     ends = f"cw{fake.pid}a", f"cw{fake.pid}b"
     _run("ip", "link", "add", ends[0], "type", "veth", "peer", "name", ends[1])
     _run("ip", "link", "set", ends[1], "netns", str(fake.pid))
@@ -56,11 +58,11 @@ def appear(fake: Fake) -> None:
     _inside(fake, "iptables", "-F")
 
 
-async def listens(fake: Fake, number: int) -> None:
+async def listens(fake: Fake) -> None:
     """A fake that was started under OWN listens, at the address of its cable."""
     await fake.listens()
     # Commands are short, and nothing is timed yet.
-    fake.host = await asyncio.to_thread(cable, fake, number)
+    fake.host = await asyncio.to_thread(cable, fake)
 
 
 def _inside(fake: Fake, *command: str) -> None:

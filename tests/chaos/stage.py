@@ -197,10 +197,10 @@ async def stage(
         for name, one in hosts.items():
             apart = {"under": spaces.OWN, "host": "0.0.0.0"} if one.apart else {}
             made.add(name, one, **apart).start()
-        for number, (name, one) in enumerate(hosts.items()):
+        for name, one in hosts.items():
             port = await made.fakes[name].listens()
             if one.apart:
-                await spaces.listens(made.fakes[name], number)
+                await spaces.listens(made.fakes[name])
             if one.proxied:
                 made.proxies[name] = await open_.enter_async_context(FaultProxy(port))
             if not one.up:
