@@ -25,6 +25,8 @@ HEAD, BODY, CHUNKED, ANSWER, DROP = range(5)
 
 #: Seconds between two sweeps; deadlines are late by at most this.
 SWEEP = 0.25
+#: Seconds between two sweeps after which this process must have slept, or its machine.
+ASLEEP = 2.0
 #: Seconds between two looks at clients that are held back: the loop does not see these leave.
 LOOK = 0.05
 #: Seconds that a connection drops what still comes after an early reply, as Go's server does.
@@ -152,8 +154,15 @@ class Guard:
         while True:
             await asyncio.sleep(SWEEP)
             now = loop.time()
-            self.sweep(now, now - last)
+            if now - last > ASLEEP:
+                self.forgive(now)
+            self.sweep(now, min(now - last, ASLEEP))
             last = now
+
+    def forgive(self, now: float) -> None:
+        """Nobody is late: what came while this process slept has not been read yet."""
+        for connection in self.connections:
+            connection.since = connection.moved = now
 
     def sweep(self, now: float, elapsed: float) -> None:
         """Close what has passed a limit; `elapsed` seconds since the last sweep."""

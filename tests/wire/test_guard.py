@@ -91,6 +91,19 @@ async def test_silent_connection_is_closed_without_a_word() -> None:
         assert await peer.rest() == b""
 
 
+async def test_nobody_is_late_after_this_process_has_slept() -> None:
+    async with stand(replace(CALM, first_byte=10.0)) as one, client(one.port) as peer:
+        await one.connected()
+        later = asyncio.get_running_loop().time() + 60
+
+        one.guard.forgive(later)
+        one.guard.sweep(later + 0.25, 0.25)
+        assert await peer.quiet(0.02)
+        one.guard.sweep(later + 11, 0.25)
+
+        assert await peer.rest() == b""
+
+
 async def test_head_has_an_absolute_deadline() -> None:
     """S69."""
     async with stand() as one, client(one.port) as peer:
