@@ -20,7 +20,6 @@ from ollama_wrap.wire.replies import MAX_HEAD, Head, Replies
 MAX_INTERIM = 16
 _START = b"HTTP/"
 
-
 #: What of a reply is coming: its head, a body with a length, in chunks, to the connection's end.
 _HEAD, _SIZED, _CHUNKED, _OPEN = range(4)
 #: Stays empty; a deque of its own is more than a connection weighs without one.
@@ -206,10 +205,11 @@ class Connection(asyncio.Protocol):
             return b""
         if head.chunked:
             self._coming, self._pieces = _CHUNKED, Pieces()
-        elif head.length < 0:
+        elif head.length == -1:
             self._coming = _OPEN
         else:
-            self._coming, self._left = _SIZED, int(replies.digits or head.length)
+            self._coming = _SIZED
+            self._left = int(replies.digits) if head.length is None else head.length
             if self._left == len(data):
                 if data:
                     answer.take(data)

@@ -51,7 +51,8 @@ class Head(Struct, eq=False):
 
     `headers` are those of the first such reply, `dated` and `sized` the places of
     the two fields that differ, -1 for none. `length` is that of the body where it
-    is the same for all of them: 0 where there is none, -1 where it ends with the connection.
+    is the same for all of them: 0 where there is none, -1 where it ends with the connection;
+    None where each says its own.
     """
 
     status: int
@@ -59,7 +60,7 @@ class Head(Struct, eq=False):
     headers: list[Header]
     keep_alive: bool
     chunked: bool
-    length: int
+    length: int | None
     dated: int
     sized: int
     #: a stream of lines or of events, by its Content-Type
@@ -159,15 +160,17 @@ class Replies:
         if announced is not None and not (announced.isdigit() and len(announced) <= _DIGITS):
             raise BadReply("the node's reply has no sound length")
         length = int(announced) if announced is not None else -1
+        sized = _place(headers, (_LENGTH, self.digits))
         return Head(
             status=status,
             phrase=self._phrase,
             headers=headers,
             keep_alive=bool(self._alive),
             chunked=coding is not None,
-            length=0 if status in _BODILESS else length,
+            # An empty body now says nothing of the next one's.
+            length=0 if status in _BODILESS else None if sized >= 0 else length,
             dated=_place(headers, (_DATE, self.date)),
-            sized=_place(headers, (_LENGTH, self.digits)),
+            sized=sized,
             streamed=fields.get(b"content-type", b"").startswith(
                 (b"application/x-ndjson", b"text/event-stream")
             ),

@@ -135,6 +135,26 @@ async def test_what_comes_behind_a_reply_is_never_an_answer(reply: bytes) -> Non
         assert node.connections == 3
 
 
+async def test_reply_with_a_body_behind_an_empty_one_like_it_keeps_its_body() -> None:
+    async def script(peer: Peer) -> None:
+        for body in (b"", b"hi", b"", b"hello"):
+            await peer.head()
+            await peer.send(sized(body))
+        await peer.rest()
+
+    async with Node(script) as node, sidecar(node.port) as one, client(one.port) as peer:
+        await peer.send(get("/api/version"))
+        await peer.until(b"Content-Length: 0\r\n")
+        await peer.send(get("/api/version"))
+        assert (await peer.until(b"hi")).endswith(b"hi")
+        await peer.send(get("/api/version"))
+        await peer.until(b"Content-Length: 0\r\n")
+        await peer.send(get("/api/version"))
+        assert (await peer.until(b"hello")).endswith(b"hello")
+
+        assert node.connections == 1
+
+
 async def test_late_garbage_on_an_idle_connection_ends_it() -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
