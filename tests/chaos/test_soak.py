@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
+import operator
 import random
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,8 +59,7 @@ async def test_c35_leaks_of_200000_requests(run: Run, tmp_path: Path) -> None:
         run.none("requests with another end than theirs", [f"{w}: {n}" for w, n in wrong.items()])
         slope = _slope(points[len(points) // 10 :]) * 100_000 / MIB
         run.timed("growth of memory in 100,000 requests", slope, 5, "MiB")
-        run.most("files that stay open", after["files"] - before["files"], 5)
-        run.most("tasks that stay", after["tasks"] - before["tasks"], 0)
+        _stay(run, before, after)
         run.none("types of objects that grow with each request", _growing(objects, count))
         run.seen("memory at the end", on.side.rss / MIB, "MiB")
 
@@ -98,14 +100,19 @@ async def _forget(on: Stage, name: str) -> None:
         await on[name].tell(fails)
 
 
-async def _state(on: Stage) -> dict[str, int]:
-    """What is open when nothing happens: the least of some looks, for probes come and go."""
-    looks = []
+async def _state(on: Stage) -> tuple[int, Counter[str]]:
+    """Files, and tasks by name, when nothing happens: the least of some looks, for probes go on."""
+    files, tasks = list[int](), list[Counter[str]]()
     for _ in range(8):
-        tasks = int((await on.side.look())["task_count"])
-        looks.append({"files": on.side.open_files, "tasks": tasks})
+        tasks.append(Counter((await on.side.look())["tasks"]))
+        files.append(on.side.open_files)
         await asyncio.sleep(0.15)
-    return {name: min(look[name] for look in looks) for name in ("files", "tasks")}
+    return min(files), functools.reduce(operator.and_, tasks)
+
+
+def _stay(run: Run, before: tuple[int, Counter[str]], after: tuple[int, Counter[str]]) -> None:
+    run.most("files that stay open", after[0] - before[0], 5)
+    run.none("tasks that stay", sorted((after[1] - before[1]).elements()))
 
 
 def _slope(points: Sequence[tuple[int, int]]) -> float:
@@ -171,8 +178,7 @@ async def test_c35_soak_of_random_events(run: Run, tmp_path: Path) -> None:
         run.seen("answers that broke after their first byte", len(begun))
         run.seen("requests", len(on.client.told))
         run.seen("events", sum(counts.values()))
-        run.most("files that stay open", after["files"] - before["files"], 5)
-        run.most("tasks that stay", after["tasks"] - before["tasks"], 0)
+        _stay(run, before, after)
 
 
 def _chosen(dice: random.Random) -> Iterator[str]:
