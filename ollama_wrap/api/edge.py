@@ -6,7 +6,6 @@ not taken: they go to Starlette, past the same door.
 """
 
 import asyncio
-import itertools
 import re
 import secrets
 from collections.abc import Callable, Coroutine
@@ -78,11 +77,11 @@ class Edge:
         self._facts = facts
         self._clock = clock
         self._heads = heads.Heads(fleets, clock)
-        prefix = secrets.token_hex(4)
         #: see `express.Line`
         self.close = pipeline.close
         fleets.changed.subscribe(pipeline.running.look)
-        self._ids = (f"{prefix}-{count}" for count in itertools.count(1))
+        #: of the ids that are made here: the same for all, and how many there were
+        self._prefix, self._made = secrets.token_hex(4), 0
 
     def ours(self, path: str) -> bool:
         """Whether a path (without query) is one of our own; one that is not clean never is."""
@@ -178,9 +177,10 @@ class Edge:
     # in
 
     def _open(self, exchange: Exchange, plan: Plan, now: float) -> Call:
+        self._made += 1
         call = replace(
             plan.call,
-            id=plan.call.id or next(self._ids),
+            id=plan.call.id or f"{self._prefix}-{self._made}",
             started=now,
             mode=self._fleets.current.mode,
             length=exchange.length,

@@ -64,6 +64,7 @@ class Fleet:
 class Fleets:
     """Holds the present Fleet.
 
+    `current` is written here alone; it is asked for too often to be a property.
     `changed` fires when it is replaced and with `changed` of any of its upstreams;
     `freed` with `freed` of any of them. `leaving` are those that are in it no more
     while calls of ours are there; `changed` fires with theirs too, and when one has left.
@@ -73,21 +74,17 @@ class Fleets:
         self.changed = Signal()
         self.freed = Signal()
         self.leaving: tuple[Upstream, ...] = ()
-        self._current = fleet
+        self.current = fleet
         self._follow(fleet)
-
-    @property
-    def current(self) -> Fleet:
-        return self._current
 
     def replace(self, fleet: Fleet) -> None:
         """From now on it is this one."""
-        before = (*self._current.upstreams, *self.leaving)
+        before = (*self.current.upstreams, *self.leaving)
         for upstream in before:
             upstream.changed.unsubscribe(self.changed.fire)
             upstream.freed.unsubscribe(self.freed.fire)
             upstream.freed.unsubscribe(self._part)
-        self._current = fleet
+        self.current = fleet
         self._follow(fleet)
         self.leaving = tuple(one for one in before if one.in_flight and one not in fleet.upstreams)
         for upstream in self.leaving:

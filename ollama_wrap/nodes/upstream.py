@@ -90,6 +90,8 @@ class Upstream:
         self.latency: float | None = None
         #: monotonic time of the last failure that counted, for the last resort's order
         self.failed_at = -math.inf
+        #: the last call there failed
+        self.failing = False
         #: operations whose route this node's version does not know
         self.lacking: set[str] = set()
         #: its lists hang, and so would a load
@@ -300,7 +302,7 @@ class Upstream:
         The circuit is told of many together.
         """
         circuit = self.circuit
-        if circuit.fails or circuit.retry_at is not None or self._cooldowns.by_key:
+        if self.failing or circuit.retry_at is not None or self._cooldowns.by_key:
             return False
         if now - self._good_since > _TOGETHER:
             self._tell()
@@ -319,6 +321,8 @@ class Upstream:
         """What an attempt said of the node, and of the model there."""
         self._tell()
         before = self.circuit
+        failed = verdict.suspect or verdict.blame is not Blame.NONE
+        self.failing = failed or (self.failing and not verdict.success)
         if verdict.blame is Blame.NODE:
             self.circuit = before.failed(now, self._dice)
             self.failed_at = now
@@ -391,9 +395,5 @@ class Upstream:
 
 def _differ(one: Inventory, other: Inventory) -> bool:
     """Whether a ranking could come out otherwise; when a model was last seen is not it."""
-    return (
-        one.known != other.known
-        or one.version != other.version
-        or one.loaded.keys() != other.loaded.keys()
-        or one.models != other.models
-    )
+    said = (one.known, one.version, one.loaded.keys(), one.models)
+    return said != (other.known, other.version, other.loaded.keys(), other.models)

@@ -1,6 +1,8 @@
 """What may be spent: counted retries at a time, and bytes of bodies kept for a repeat."""
 
+import asyncio
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +10,8 @@ from ollama_wrap.observe.pressure import Strain
 
 #: bytes of a body that is kept while memory is short: enough to know its model
 _LITTLE = 64 * 1024
+#: seconds that a call waits for its turn to be tried again, and how many may
+_PATIENCE, _WAITING = 10.0, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +49,51 @@ class Budget:
         self.running = 0
         self.retrying = 0
         self.kept = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     def may_retry(self, counted: int) -> bool:
         """Whether a call that made `counted` counted attempts may make one more now."""
-        allowance = self.allowance
-        return counted < allowance.attempts and self.retrying + 1 <= max(
-            allowance.least, allowance.share * self.running
-        )
+        return counted < self.allowance.attempts and self._room() and not self._waiting
+
+    def _room(self) -> bool:
+        return self.retrying + 1 <= self._at_a_time()
+
+    def _at_a_time(self) -> float:
+        # Calls that wait for it must not make room for themselves.
+        running = self.running - len(self._waiting)
+        return max(self.allowance.least, self.allowance.share * running)
+
+    async def turn(self, counted: int) -> bool:
+        """Count a call as retrying, in its turn; True: it may be tried, and is to be given back.
+
+        Calls that fail together must not all be sent again together, and need not be
+        refused: the first come first.
+        """
+        if self.may_retry(counted):
+            self.retrying += 1
+            return True
+        none = counted >= self.allowance.attempts or self._at_a_time() < 1
+        if none or len(self._waiting) >= _WAITING:
+            return False
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await asyncio.wait((place,), timeout=_PATIENCE)
+        except asyncio.CancelledError:
+            if place.done():
+                self.give_back()
+            raise
+        finally:
+            if not place.done():
+                self._waiting.remove(place)
+        return place.done()
+
+    def give_back(self) -> None:
+        """A call is no longer retrying."""
+        self.retrying -= 1
+        while self._waiting and self._room():
+            self.retrying += 1
+            self._waiting.popleft().set_result(None)
 
     def backoff(self, counted: int) -> float:
         """Seconds to wait after `counted` counted attempts, at least one: full jitter."""

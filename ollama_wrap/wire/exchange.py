@@ -36,6 +36,8 @@ class InboundExchange(Struct, eq=False, weakref=True):
     keep_alive: bool
     #: the client's buffer may be full of the answer before
     paused: bool
+    #: of the body, not taken yet
+    _parts: list[bytes]
     pace: Pace = Pace.BRIEF
     reading: bool = False
     started: bool = False
@@ -46,7 +48,6 @@ class InboundExchange(Struct, eq=False, weakref=True):
     writable: Callable[[], None] | None = None
     #: the client has been told to send its body
     agreed: bool = False
-    _parts: list[bytes] = []
     _size: int = 0
     _head: bytes = b""
     _waiter: "asyncio.Future[None] | None" = None

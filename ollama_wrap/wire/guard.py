@@ -117,8 +117,7 @@ class Guard:
             head.notes.clear()
         # Those that were too long to be kept, or are no more.
         for connection in self.connections:
-            if (last := connection.reader.head) is not None:
-                last.notes.clear()
+            connection.reader.head.notes.clear()
 
     def admit(self, connection: "Inbound") -> heads.Fault | None:
         """Count a new connection; the fault of one too many."""

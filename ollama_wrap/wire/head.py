@@ -98,6 +98,8 @@ class Head(Struct, eq=False):
     expects: bool
 
 
+#: what stands in a Reader's place for one until the first has been read
+_NONE = Head("", b"", [], {}, True, True, False, None, {}, False)
 #: heads that are kept, and the longest of them
 KNOWN, KNOWN_SIZE = 512, 2048
 _LENGTHS = (b"\r\nContent-Length: ", b"\r\ncontent-length: ")
@@ -117,7 +119,7 @@ class Reader:
     )  # fmt: skip
 
     def __init__(self, known: dict[bytes, Head]) -> None:
-        self.head: Head | None = None
+        self.head = _NONE
         #: the last head, what stands before and behind the digits of its length
         self._before = self._after = b""
         #: of the body in bytes; -1: chunked
@@ -150,7 +152,7 @@ class Reader:
         self._before = b""
         fault = self._take(head, before + after, digits, sizes)
         # What it says of the length has to be in one place, and that one is known.
-        if fault is None and self.head is not None and (digits or self.head.sized is None):
+        if fault is None and (digits or self.head.sized is None):
             self._before, self._after = before, after
         return fault
 
@@ -163,7 +165,7 @@ class Reader:
             self.head, self.length = known, int(digits)
             return None
         fault = self._read(head, sizes)
-        if fault is None and self.head is not None and len(key) <= KNOWN_SIZE:
+        if fault is None and len(key) <= KNOWN_SIZE:
             if len(self._known) >= KNOWN:
                 self._known.clear()
             self._known[key] = self.head

@@ -190,8 +190,7 @@ class Inbound(HttpToolsProtocol):
     def _take_head(self, data: bytes, seen: int) -> bytes:
         if not seen and (rest := self.reader.again(data)) is not None:
             self.left = 0
-            self._open()
-            return rest
+            return self._open(rest)
         if data[:1] in _BLANK:
             self.refuse(heads.Fault(400))  # as stock: no empty line before a request
             return b""
@@ -210,15 +209,35 @@ class Inbound(HttpToolsProtocol):
         if (fault := self.reader.read(head, sizes)) is not None:
             self.refuse(fault)
             return b""
-        self._open()
-        return rest
+        return self._open(rest)
 
-    def _open(self) -> None:
-        guard, length = self.guard, self.reader.length
+    def _open(self, rest: bytes) -> bytes:
+        """A head is here, and `rest` of what follows; returns what of it was not taken."""
+        guard, length, head = self.guard, self.reader.length, self.reader.head
         if guard.open >= guard.limits.streams:
             self.refuse(heads.Fault(503, "too many requests at a time"))
-            return
+            return b""
         self.since = self.loop.time()
+        guard.open += 1
+        alive = head.alive and not guard.strain.brief
+        # Most bodies come whole with their heads.
+        parts = [rest] if length and length == len(rest) else []
+        exchange = self.exchange = InboundExchange(
+            self, head, head.notes, self.ends, length, bool(parts) or not length, alive,
+            self.flow.write_paused, parts,
+        )  # fmt: skip
+        taken = self.take(exchange)
+        if exchange.complete and taken:
+            self.stage = ANSWER
+            return b"" if parts else rest
+        self._expect(length)
+        if not taken:
+            self._clear()
+            self._to_application(head)
+        return rest
+
+    def _expect(self, length: int) -> None:
+        """A body of so many bytes is to come; -1: in chunks."""
         self.stage = ANSWER
         if length:
             self.got, self.window, self.taking = 0, 0.0, 0.0
@@ -226,15 +245,6 @@ class Inbound(HttpToolsProtocol):
                 self.stage, self.left = BODY, length
             else:
                 self.stage, self.chunks = CHUNKED, Chunks()
-        head = cast("heads.Head", self.reader.head)
-        alive = head.alive and not guard.strain.brief
-        exchange = self.exchange = InboundExchange(
-            self, head, head.notes, self.ends, length, not length, alive, self.flow.write_paused
-        )
-        guard.open += 1
-        if not self.take(exchange):
-            self._clear()
-            self._to_application(head)
 
     def _take_body(self, data: bytes) -> bytes:
         if len(data) == self.left and self.exchange is not None:

@@ -181,8 +181,8 @@ async def test_c17_slowloris_in_three_forms(run: Run, tmp_path: Path) -> None:
     run.note = (
         "slowhttptest, 1,000 connections of each form; healthy requests take 60 ms each. Its -X is "
         "given answers that fit into the system's buffers, so 1,000 sockets of our own ask for "
-        "streams that do not, and read nothing; a fake of their own fills these 1,000 buffers, since "
-        "meanwhile it looks frozen. The bar of -B is not divided."
+        "streams that do not, and read nothing; a fake of their own fills these buffers, for it "
+        "looks frozen meanwhile. The bar of -B is not divided."
     )
     hosts = {
         "local": host("tiny", token_delay=0.005),

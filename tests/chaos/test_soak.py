@@ -25,9 +25,8 @@ from tests.chaos.traffic import STREAMS, WHOLES
 MIB = 1 << 20
 #: requests of the leak run, and seconds of the soak
 COUNT, SOAK = 200_000, 144.0
-#: bytes of an answer within which a cut hits probes too: of a node that answers its probes and
-#: fails calls, more calls at a time than the budget of retries allows are refused
-PROBED = 120
+#: bytes of an answer that may come before it is cut: probes are cut by few of them only
+PROBED = 1500
 #: seconds of rest before what is left is counted
 REST = 10.0
 

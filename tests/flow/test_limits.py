@@ -91,6 +91,15 @@ async def test_retry_that_the_budget_holds_back_is_not_made_where_the_node_lives
         assert one.asked("/api/chat") == {"r1": 1}
 
 
+async def test_calls_that_are_cut_together_are_all_answered_by_another_in_their_turns() -> None:
+    async with cluster(PAIR, retry={"least": 1, "share": 0.0}) as one:
+        one["r1"].on(route="/api/chat", cut_after=0, times=0)
+
+        replies = await asyncio.gather(*(one.chat("big") for _ in range(8)))
+
+        assert [reply.status for reply in replies] == [200] * 8
+
+
 async def test_free_attempt_costs_no_budget() -> None:
     async with cluster(PAIR, retry=NO_RETRIES | {"attempts": 1}) as one:
         one["r1"].die()

@@ -113,7 +113,7 @@ class Ranked:
             trail.close()
             raise
         finally:
-            self._repeats(trail, on=False)
+            self._rest(trail)
         return self._conclude(call, trail)
 
     async def _next(self, call: Call, trail: Trail) -> Attempt | None:
@@ -244,27 +244,41 @@ class Ranked:
         return end.repeat is Repeat.COUNTED and not await self._may_repeat(call, end, trail)
 
     async def _may_repeat(self, call: Call, end: Outcome, trail: Trail) -> bool:
-        self._repeats(trail, on=False)
+        self._rest(trail)
         trail.counted += 1
         if not self._left(call, trail):
             return False
-        if self._budget.may_retry(trail.counted):
-            self._repeats(trail, on=True)
+        if end is outcome.RESET and not self._budget.may_retry(trail.counted):
+            upstream = trail.attempts[-1].upstream
+            await self._wire.probe(upstream.node.id)
+            if upstream.health.fails > 0:
+                trail.counted -= 1  # it has gone, and did no work for the attempt
+                return True
+        trail.retrying = await self._turn(call, trail)
+        if trail.retrying:
             await self._wire.clock.sleep(self._budget.backoff(trail.counted))
-            return True
-        upstream = trail.attempts[-1].upstream
-        if end is not outcome.RESET:
-            return False
-        # Where the node has gone, it did no work for the attempt.
-        await self._wire.probe(upstream.node.id)
-        trail.counted -= 1
-        return upstream.health.fails > 0
+        return trail.retrying
 
-    def _left(self, call: Call, trail: Trail) -> bool:
-        """Whether somebody is left to ask."""
-        ids = {one.upstream.node.id for one in self._ranked(call).candidates}
-        left = any(one not in trail.tried for one in ids) or self._spare(call, trail) is not None
-        return self._fallback_on() and left
+    async def _turn(self, call: Call, trail: Trail) -> bool:
+        """Whether the call may be tried again; it waits for its turn while a sound node is left."""
+        waits = not self._budget.may_retry(trail.counted)
+        if waits and not self._left(call, trail, sound=True):
+            return False  # where all fail, it would only fail again, a little later
+        if not await self._budget.turn(trail.counted):
+            return False
+        if waits and not self._left(call, trail, sound=True):
+            self._budget.give_back()
+            return False
+        return True
+
+    def _left(self, call: Call, trail: Trail, *, sound: bool = False) -> bool:
+        """Whether somebody is left to ask; `sound`: whose last call did not fail."""
+        tried, now = trail.tried, self._wire.clock.monotonic()
+        candidates = [one.upstream for one in self._ranked(call).candidates]
+        left = [one for one in candidates if one.node.id not in tried]
+        if sound:
+            return any(one.available(now) and not one.failing for one in left)
+        return self._fallback_on() and (bool(left) or self._spare(call, trail) is not None)
 
     def _spare(self, call: Call, trail: Trail) -> Upstream | None:
         """A holder that answers probes though its circuit is open: better than nobody.
@@ -284,10 +298,10 @@ class Ranked:
                 return one
         return None
 
-    def _repeats(self, trail: Trail, *, on: bool) -> None:
-        if trail.retrying is not on:
-            trail.retrying = on
-            self._budget.retrying += 1 if on else -1
+    def _rest(self, trail: Trail) -> None:
+        if trail.retrying:
+            trail.retrying = False
+            self._budget.give_back()
 
     def _conclude(self, call: Call, trail: Trail) -> Reply:
         if not trail.attempts:

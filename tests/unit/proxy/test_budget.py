@@ -1,9 +1,12 @@
 """What retries and kept bodies may cost."""
 
+import asyncio
+
 import pytest
 
 from ollama_wrap.observe.pressure import Measure
 from ollama_wrap.proxy.budget import Allowance, Budget
+from tests.fakes.clock import settle
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,50 @@ def test_retries_are_few_for_a_call_and_few_at_a_time(
     budget.retrying, budget.running = retrying, running
 
     assert budget.may_retry(counted) is wanted
+
+
+async def test_calls_that_are_too_many_to_be_tried_again_together_take_turns() -> None:
+    budget = Budget(Allowance(least=2))
+    ended = list[int]()
+
+    async def call(number: int) -> None:
+        assert await budget.turn(1)
+        ended.append(number)
+
+    calls = [asyncio.ensure_future(call(number)) for number in range(4)]
+    await settle()
+    together = list(ended), budget.retrying
+    budget.give_back()
+    await settle()
+
+    assert together == ([0, 1], 2)
+    assert (ended, budget.retrying) == ([0, 1, 2], 2)
+    budget.give_back()
+    await asyncio.gather(*calls)
+    assert ended == [0, 1, 2, 3]
+
+
+async def test_call_that_is_given_up_while_it_waits_takes_no_turn() -> None:
+    budget = Budget(Allowance(least=1))
+    assert await budget.turn(1)
+    left, late, stays = (asyncio.ensure_future(budget.turn(1)) for _ in range(3))
+    await settle()
+
+    left.cancel()
+    await settle()
+    budget.give_back()
+    late.cancel()  # in the turn in which it got its place
+    await settle()
+
+    assert (left.cancelled(), late.cancelled(), await stays) == (True, True, True)
+    assert budget.retrying == 1
+
+
+async def test_nobody_waits_where_nothing_is_tried_again() -> None:
+    budget = Budget(Allowance(attempts=3, least=0, share=0.0))
+
+    assert not await budget.turn(1)
+    assert not await Budget(Allowance()).turn(3)
 
 
 @pytest.mark.parametrize("counted, most", [(1, 0.05), (2, 0.1), (3, 0.2), (9, 1.0)])
