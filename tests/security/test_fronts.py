@@ -137,9 +137,9 @@ class Counting(inbound.Inbound):
 
     seen = 0
 
-    def _open(self) -> None:
+    def _open(self, rest: bytes) -> bytes:
         Counting.seen += 1
-        super()._open()
+        return super()._open(rest)
 
     def refuse(self, fault: Fault) -> None:
         if self.stage == HEAD:
