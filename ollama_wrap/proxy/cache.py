@@ -11,8 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
-from cachetools import Cache as Sized
-from cachetools import TTLCache
+from cachetools import LRUCache
 from msgspec import Struct
 
 from ollama_wrap.call import INFER, LOCAL, Call, Header
@@ -48,9 +47,10 @@ _AROUND = 1024
 _LONGEST = 1024 * 1024
 #: answers that are put away at a time, and bytes of a request that does not wait for it
 _TOGETHER, _LONG = 32, 64 * 1024
-
 #: hashes that are kept of calls that ask alike
 _ALIKE = 256
+#: looks for entries that are too old, within the age that they may reach
+_SWEEPS = 8
 
 
 class Entry(Struct, frozen=True):
@@ -101,9 +101,9 @@ class Cache:
     def obey(self, rules: Rules) -> None:
         """Keep by these rules from now on; what was kept by others goes."""
         self._rules = rules
-        self._entries: TTLCache[bytes, Entry] = TTLCache(
-            rules.max_bytes, rules.ttl, timer=self._clock.monotonic, getsizeof=_size
-        )
+        # One with a time of its own looks for what has expired at every step.
+        self._entries: LRUCache[bytes, Entry] = LRUCache(rules.max_bytes, getsizeof=_size)
+        self._swept = self._clock.monotonic()
 
     def keep(self, call: Call) -> int:
         """Bytes of an answer to `call` that would be kept; 0: it is not."""
@@ -133,6 +133,7 @@ class Cache:
         """Put away the answers that came lately: together that costs less."""
         fresh, self._fresh = self._fresh, []
         entries = self._entries
+        self._sweep()
         space, known = self._room(), dict[tuple[str | None, str | None], tuple[bool, str | None]]()
         for call, node, entry in fresh:
             room, asked = space - _size(entry), (call.model, node)
@@ -141,11 +142,21 @@ class Cache:
             kept, digest = known[asked]
             if room < 0 or not kept:
                 continue
-            while _held(entries) > room:
+            while entries.currsize > room:
                 entries.popitem()
             entries[self._key(call, digest)] = entry
         if fresh:
-            self._holds(Sized.__len__(entries), _held(entries))
+            self._holds(len(entries), int(entries.currsize))
+
+    def _sweep(self) -> None:
+        """Let go of what is too old, some times within the age that it may reach."""
+        now = self._clock.monotonic()
+        if now - self._swept < self._rules.ttl / _SWEEPS:
+            return
+        self._swept, oldest = now, now - self._rules.ttl
+        for key in [key for key, entry in self._entries.items() if entry.at < oldest]:
+            del self._entries[key]
+        self._holds(len(self._entries), int(self._entries.currsize))
 
     def find(self, call: Call) -> Entry | None:
         """The answer to `call` in the shape that it asks for, if one was kept."""
@@ -160,7 +171,7 @@ class Cache:
         return None
 
     def _drop(self) -> None:
-        if self._fresh or _held(self._entries):
+        if self._fresh or self._entries:
             self._fresh.clear()
             self._entries.clear()
             self._holds(0, 0)
@@ -239,11 +250,6 @@ def _written(members: Sequence[bytes | memoryview]) -> bytes:
     """An object of these keys and values, without white space between them."""
     pairs = [b":".join(pair) for pair in zip(members[::2], members[1::2], strict=True)]
     return b"{%b}" % b",".join(pairs)
-
-
-def _held(entries: Sized[bytes, Entry]) -> int:
-    # Asked itself, a TTLCache looks for what has expired each time.
-    return int(Sized.currsize.__get__(entries))
 
 
 def _plain(body: bytes, *, stream: bool) -> bytes | None:

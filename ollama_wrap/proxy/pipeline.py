@@ -18,11 +18,12 @@ from ollama_wrap.proxy.budget import Budget
 from ollama_wrap.proxy.responders.base import Responder
 from ollama_wrap.proxy.running import Open, Running
 from ollama_wrap.proxy.tap import Tap
-from ollama_wrap.reply import Reply
+from ollama_wrap.reply import Origin, Reply
 from ollama_wrap.routing.router import Ranking
 
 #: Statuses of calls that did what was asked.
 _GOOD = range(200, 300)
+_NOTHING = Ending(done=False, failed=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +165,12 @@ class Pipeline:
 
     def close(self, one: Open, ending: Ending | None) -> None:
         """A request has ended, however it did."""
-        call, reply = one.call, one.reply
+        call, reply, budget = one.call, one.reply, self.budget
         if reply is not None:
             reply.close()
         if call.body is not None:
-            self.budget.kept -= len(call.body)
-        self.budget.running -= 1
+            budget.kept -= len(call.body)
+        budget.running -= 1
         self.running.remove(one)
         if call.hop and call.kind is LIST:
             return  # a peer's probe, which comes every few seconds
@@ -177,25 +178,27 @@ class Pipeline:
 
     def _facts(self, one: Open, ending: Ending | None) -> Ended:
         call, reply, tap = one.call, one.reply, one.tap
-        origin = reply.origin if reply is not None else None
+        origin = reply.origin if reply is not None else Origin(attempts=one.attempts)
+        said = ending if ending is not None else _NOTHING
+        # By place: by name it takes seven times as long.
         return Ended(
-            id=call.id,
-            method=call.method,
-            path=call.path,
-            operation=call.operation,
-            model=call.model,
-            node=origin.node if origin else None,
-            reason=origin.reason if origin else None,
-            fallback=origin.fallback if origin else None,
-            attempts=origin.attempts if origin else one.attempts,
-            status=one.status,
-            bytes_out=tap.total,
-            tokens=ending.tokens if ending else None,
-            prompt_tokens=ending.prompt_tokens if ending else None,
-            first_byte=None if tap.first is None else tap.first - call.started,
-            duration=self._clock.monotonic() - call.started,
-            error=one.error,
-            streamed=call.stream and tap.pieces > 1,
+            call.id,
+            call.method,
+            call.path,
+            call.operation,
+            call.model,
+            origin.node,
+            origin.reason,
+            origin.fallback,
+            origin.attempts,
+            one.status,
+            tap.total,
+            said.tokens,
+            None if tap.first is None else tap.first - call.started,
+            self._clock.monotonic() - call.started,
+            one.error,
+            said.prompt_tokens,
+            call.stream and tap.several,
         )
 
     def _dry(self, call: Call) -> Reply:

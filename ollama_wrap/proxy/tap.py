@@ -17,25 +17,28 @@ class Tap(Struct, eq=False):
     #: monotonic seconds of the first byte
     first: float | None = None
     total: int = 0
-    pieces: int = 0
     body: list[bytes] = []
-    _size: int = 0
+    #: bytes that are no longer in `body`
+    _gone: int = 0
+
+    @property
+    def several(self) -> bool:
+        """Whether it came in more than one piece."""
+        return len(self.body) > 1 or self._gone > 0
 
     def feed(self, pieces: list[bytes]) -> None:
         """Pieces on their way to the client."""
         if self.first is None:
             self.first = self._clock()
-        self.pieces += len(pieces)
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        self.total += size
-        self._size += size
+        total = self.total = self.total + size
         self.body += pieces
-        if self._size > self.keep and self._size > _MOST:
+        if total - self._gone > _MOST and total > self.keep:
             self._shorten()
 
     def tail(self) -> bytes:
         """The last bytes, at least 16 KiB of them if there were so many."""
-        if self._size > TAIL:
+        if self.total - self._gone > TAIL and self.total > self.keep:
             self._shorten()
         return self.body[0] if len(self.body) == 1 else b"".join(self.body)
 
@@ -46,7 +49,6 @@ class Tap(Struct, eq=False):
         return self.body[0] if len(self.body) == 1 else b"".join(self.body)
 
     def _shorten(self) -> None:
-        if self._size > TAIL and self.total > self.keep:
-            end = b"".join(self.body)[-TAIL:]
-            self.body = [end]
-            self._size = len(end)
+        end = b"".join(self.body)[-TAIL:]
+        self.body = [end]
+        self._gone = self.total - len(end)

@@ -14,7 +14,7 @@ def test_first_byte_is_timed_once() -> None:
     clock.advance(3.0)
     tap.feed([b"b", b"c"])
 
-    assert (tap.first, tap.total, tap.pieces) == (5.0, 3, 3)
+    assert (tap.first, tap.total, tap.several) == (5.0, 3, True)
 
 
 @pytest.mark.parametrize("size", [1, 100, TAIL, 1000])
