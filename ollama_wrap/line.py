@@ -68,7 +68,7 @@ class Line:
             settings.cache,
             fleets,
             clock,
-            lambda: len(self.pipeline.running),
+            lambda: self._budget.running,
             metrics.cache_holds,
             beside.strain,
         )

@@ -7,9 +7,13 @@ stock's api/types.go and openai/openai.go.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, Protocol
 
 import msgspec
+
+_NOT_EMPTY = msgspec.Meta(min_length=1)
+_Text = Annotated[str, _NOT_EMPTY]
+_List = Annotated[list[msgspec.Raw], _NOT_EMPTY]
 
 _SAMPLING = (
     "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens",
@@ -35,38 +39,45 @@ _OTHERS: Mapping[str, Iterable[str]] = {
 }
 #: the field without which a request only loads its model, and what it may be
 _WORK: Mapping[str, tuple[str, Any]] = {
-    "generate": ("prompt", str),
-    "chat": ("messages", list[msgspec.Raw]),
-    "embed": ("input", str | list[msgspec.Raw]),
-    "completions": ("prompt", str),
+    "generate": ("prompt", _Text),
+    "chat": ("messages", _List),
+    "embed": ("input", _Text | _List),
+    "completions": ("prompt", _Text),
 }
+
+
+class Said(Protocol):
+    """What is asked of an ordinary body; `stream`: None where it is not said."""
+
+    model: str
+    stream: bool | None
 
 
 def _decoder(operation: str, others: Iterable[str]) -> msgspec.json.Decoder[Any]:
     work = _WORK.get(operation)
-    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [("model", str)]
-    # A required field: where it is missing, the decoder says so.
+    fields: list[tuple[str, Any] | tuple[str, Any, Any]] = [("model", _Text)]
+    # A required field: where it is missing or empty, the decoder says so.
     fields += [work] if work is not None else []
-    if operation != "embed":
-        fields.append(("stream", bool, None))
+    # No field where stock knows none.
+    streams = operation != "embed"
+    fields += [("stream", bool, None)] if streams else []
     fields += [(name, msgspec.Raw, None) for name in others]
-    shape = msgspec.defstruct("Body", fields, forbid_unknown_fields=True)
+    shape = msgspec.defstruct(
+        "Body", fields, forbid_unknown_fields=True, namespace={} if streams else {"stream": None}
+    )
     return msgspec.json.Decoder(shape)
 
 
 _DECODERS = {operation: _decoder(operation, others) for operation, others in _OTHERS.items()}
 
 
-def read(operation: str, body: bytes) -> tuple[str, bool | None] | None:
-    """Model and `stream` (None: not said) of an ordinary body with work in it; None: no such."""
+def read(operation: str, body: bytes) -> Said | None:
+    """An ordinary body with work in it; None: it is no such."""
     decoder = _DECODERS.get(operation)
     if decoder is None:
         return None
     try:
-        said = decoder.decode(body)
+        said: Said = decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    work = _WORK.get(operation)
-    if not said.model or (work is not None and not getattr(said, work[0])):
-        return None
-    return said.model, getattr(said, "stream", None)
+    return said

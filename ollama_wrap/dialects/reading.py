@@ -114,7 +114,8 @@ def read(
     """
     said = ordinary.read(route.operation, body) if whole else None
     if said is not None:
-        return _remembered(route, *said)
+        known = _readings.get((route.operation, said.model, said.stream))
+        return known or _remembered(route, said.model, said.stream)
     return _read(route, body, headers, whole=whole)
 
 
@@ -216,14 +217,11 @@ def _said(route: Route, values: Values, overwritten: Overwritten, *, whole: bool
 
 def _remembered(route: Route, model: str, stream: bool | None) -> Reading:  # noqa: FBT001  a value
     """The meaning of an ordinary body: its model is asked for again."""
-    key = (route.operation, model, stream)
-    known = _readings.get(key)
-    if known is None:
-        streams = _OPERATIONS[route.operation].streams if stream is None else stream
-        known = Reading(model, streams, route.kind, route.repeatable, follows=model)
-        if len(_readings) >= _KEPT:
-            _readings.clear()
-        _readings[key] = known
+    streams = _OPERATIONS[route.operation].streams if stream is None else stream
+    known = Reading(model, streams, route.kind, route.repeatable, follows=model)
+    if len(_readings) >= _KEPT:
+        _readings.clear()
+    _readings[route.operation, model, stream] = known
     return known
 
 

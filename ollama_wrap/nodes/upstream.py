@@ -105,7 +105,7 @@ class Upstream:
         self._saturated_until = -math.inf
         self._learned: dict[str | None, int] = {}
         self._cooldowns = Cooldowns(circuit)
-        self._measured_at = 0.0
+        self._measured_at = -math.inf
         #: good answers that its circuit has not been told of, and since when
         self._good, self._good_since = 0, -math.inf
         self._dice = dice
@@ -288,7 +288,7 @@ class Upstream:
             load.by_key[key] = count - 1
         if not load.total and self.circuit.trying:
             self.circuit = self.circuit.released()
-        if service is not None:
+        if service is not None and now - self._measured_at >= _MEASURED:
             self._measure(service, now)
         self.freed.fire()
 
@@ -385,8 +385,6 @@ class Upstream:
     def _measure(self, service: float, now: float) -> None:
         if self.latency is None:
             self.latency = service
-        elif now - self._measured_at < _MEASURED:
-            return
         else:
             fresh = 1.0 - math.exp(-max(0.0, now - self._measured_at) / _DECAY)
             self.latency += fresh * (service - self.latency)

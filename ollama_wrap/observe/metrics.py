@@ -171,11 +171,14 @@ class Metrics(Collector):
         model = self._labels.get(e.model or "")
         if model is None:
             model = self._label(e.model or "")
-        key: tuple[str, str, str, int | str] = (e.node or "", kind.value, model, e.status)
-        if key not in self._requests and len(self._requests) >= REQUESTS:
+        key: tuple[str, str, str, int | str] = (e.node or "", str(kind), model, e.status)
+        requests = self._requests
+        count = requests.get(key)
+        if count is None and len(requests) >= REQUESTS:
             # Still counted, so that the sum over all series stays true.
             key = (OTHER, OTHER, OTHER, OTHER)
-        self._requests[key] = self._requests.get(key, 0) + 1
+            count = requests.get(key)
+        requests[key] = (count or 0) + 1
         self._duration += e.duration
         if e.status >= 500 or e.error is not None:
             self._failed += 1

@@ -296,15 +296,21 @@ class Attempt(Struct, eq=False):
 
     def _begun(self) -> None:
         """Its first byte is here."""
-        answer, upstream, waits = self._answer, self.upstream, self._wire.waits
-        if answer is not None and (waits.idle or waits.total) and not answer.complete:
-            self._patience = Patience(waits, answer, self._wire.clock.monotonic() - self.started)
-        if answer is None or self.call.mode is not DISTRIBUTED:
+        answer, upstream, call = self._answer, self.upstream, self.call
+        if answer is None:
             return
-        key = self.key if self.call.kind is INFER and answer.status == 200 else None
-        if key is not None and not upstream.inventory.has_loaded(key):
-            self._wire.warmed(upstream.node.id, key)
-        if answer.complete:
+        runs = call.mode is DISTRIBUTED and call.kind is INFER and answer.status == 200
+        if runs and self.key is not None and not upstream.inventory.has_loaded(self.key):
+            self._wire.warmed(upstream.node.id, self.key)
+        if not answer.complete:
+            self._goes_on(answer)
+
+    def _goes_on(self, answer: Answer) -> None:
+        """More of it is to come."""
+        waits, upstream = self._wire.waits, self.upstream
+        if waits.idle or waits.total:
+            self._patience = Patience(waits, answer, self._wire.clock.monotonic() - self.started)
+        if self.call.mode is not DISTRIBUTED:
             return
         if self.call.kind is INFER and not upstream.slots(self.key)[1]:
             now = self._wire.clock.monotonic()
@@ -352,20 +358,21 @@ class Attempt(Struct, eq=False):
             self._patience.stop()
         if self._upload is not None and not self._upload.done():
             self._upload.cancel()
-        if (end := self._end()) is not None and self.learns:
-            learn(self._wire, self.call, self.upstream, self.key, end)
-        answer, wire, kind = self._answer, self._wire, self.call.kind
+        end, answer, upstream = self._end(), self._answer, self.upstream
+        wire, kind = self._wire, self.call.kind
+        now = wire.clock.monotonic()
+        if end is not None and self.learns and not (end is outcome.SERVED and upstream.served(now)):
+            learn(wire, self.call, upstream, self.key, end)
         if answer is not None and not answer.complete:
             answer.close()
-        now = wire.clock.monotonic()
         if self._stream is not None:
-            wire.overlap.end(self.upstream, self.key, self._stream, now)
+            wire.overlap.end(upstream, self.key, self._stream, now)
         if self._placed:
             self._placed = False
             timed = kind is INFER and end in _WHOLE
-            self.upstream.give(self.key, now, now - self.started if timed else None)
+            upstream.give(self.key, now, now - self.started if timed else None)
         if kind is ONCE:
-            wire.refresh(self.upstream.node.id)
+            wire.refresh(upstream.node.id)
 
     def _end(self) -> Outcome | None:
         """How the answer that was served ended; None: there was none, or it was left."""

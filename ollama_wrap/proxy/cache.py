@@ -108,13 +108,13 @@ class Cache:
     def keep(self, call: Call) -> int:
         """Bytes of an answer to `call` that would be kept; 0: it is not."""
         rules = self._rules
-        entry = rules.max_entry
         if self._strain.spare:
             self._drop()
             return 0
-        if not rules.enabled or (self._running() + 1) * entry > rules.max_bytes:
+        if not (rules.enabled and _may_be_kept(call)):
             return 0
-        return entry if _may_be_kept(call) else 0
+        entry = rules.max_entry
+        return entry if (self._running() + 1) * entry <= rules.max_bytes else 0
 
     def store(self, call: Call, reply: Reply, tap: Tap, ending: Ending) -> None:
         """An answer has ended with its terminal marker; it is kept if all of it was collected."""

@@ -17,8 +17,6 @@ def learn(wire: Wire, call: Call, upstream: Upstream, key: str | None, end: Outc
     """An attempt to have `call` answered there has ended; `key` is its model's."""
     clock = wire.clock
     now = clock.monotonic()
-    if end is outcome.SERVED and upstream.served(now):
-        return
     # That a model can be shown says nothing of running it.
     model = key if call.kind is INFER else None
     options = partial(runner, call.body)

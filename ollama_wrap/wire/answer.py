@@ -217,8 +217,9 @@ class Answer(Struct, eq=False):
             self.push()
             self._sink = None  # as in `start`
             sink.end(error)
-        if self._notice is not None:
-            self.tell()
+        notice, self._notice = self._notice, None
+        if notice is not None:
+            notice()
 
 
 def _future(loop: asyncio.AbstractEventLoop, *, done: bool) -> asyncio.Future[None]:

@@ -177,8 +177,8 @@ class Connection(asyncio.Protocol):
         if self._held:
             data, self._held = self._held + data, b""
         replies = self._replies
-        if (same := replies.again(data)) is not None and same[0].status >= 200:
-            return self._begin(answer, *same)
+        if (rest := replies.again(data)) is not None:
+            return self._begin(answer, replies.last, rest)
         while True:
             end = data.find(b"\r\n\r\n") + 4
             if end == 3 or end > MAX_HEAD:
@@ -200,24 +200,21 @@ class Connection(asyncio.Protocol):
         """The head is here, and `data` of what follows."""
         replies = self._replies
         answer.takes(head, replies.date, replies.digits)
-        if answer.bare or head.length == 0:
+        length = int(replies.digits) if head.length is None else head.length
+        if answer.bare or length == 0:
             self._whole(answer, data)
+            return b""
+        if length == len(data):
+            # All of it came with the head.
+            answer.take(data)
+            answer.complete = True
             return b""
         if head.chunked:
             self._coming, self._pieces = _CHUNKED, Pieces()
-        elif head.length == -1:
+        elif length == -1:
             self._coming = _OPEN
         else:
-            self._coming = _SIZED
-            self._left = int(replies.digits) if head.length is None else head.length
-            if self._left == len(data):
-                if data:
-                    answer.take(data)
-                answer.complete = True
-                return b""
-            if not self._left:
-                self._whole(answer, data)
-                return b""
+            self._coming, self._left = _SIZED, length
         return data
 
     def _take_body(self, answer: Answer, data: bytes) -> None:

@@ -28,7 +28,7 @@ from ollama_wrap.wire import outbox
 from ollama_wrap.wire.base import Exchange, Pace
 from ollama_wrap.wire.chunks import Chunks
 from ollama_wrap.wire.exchange import InboundExchange
-from ollama_wrap.wire.guard import ANSWER, BODY, CHUNKED, DROP, HEAD, Guard
+from ollama_wrap.wire.guard import ANSWER, BODY, CHUNKED, DROP, HEAD, Guard, address
 from ollama_wrap.wire.known import Known
 
 Take = Callable[[Exchange], bool]
@@ -82,7 +82,7 @@ class Inbound(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.address, self.listener = self.ends = _plain(self.client), _plain(self.server)
+        self.address, self.listener = self.ends = address(self.client), address(self.server)
         transport.set_write_buffer_limits(*self.guard.marks)
         if (fault := self.guard.admit(self)) is not None:
             self.refuse(fault)
@@ -164,8 +164,9 @@ class Inbound(HttpToolsProtocol):
             ready(exchange)
 
     def _receive(self, data: bytes) -> None:
-        seen, self.scanned = self.scanned, 0
+        seen = 0
         if self.held:
+            seen, self.scanned = self.scanned, 0
             data, self.held = self.held + data, b""
         while data and not self.transport.is_closing():
             stage = self.stage
@@ -189,7 +190,6 @@ class Inbound(HttpToolsProtocol):
 
     def _take_head(self, data: bytes, seen: int) -> bytes:
         if not seen and (rest := self.reader.again(data)) is not None:
-            self.left = 0
             return self._open(rest)
         if data[:1] in _BLANK:
             self.refuse(heads.Fault(400))  # as stock: no empty line before a request
@@ -226,18 +226,16 @@ class Inbound(HttpToolsProtocol):
             self, head, head.notes, self.ends, length, bool(parts) or not length, alive,
             self.flow.write_paused, parts,
         )  # fmt: skip
-        taken = self.take(exchange)
-        if exchange.complete and taken:
-            self.stage = ANSWER
+        self._expect(0 if parts else length)
+        if self.take(exchange):
             return b"" if parts else rest
+        self._clear()
         self._expect(length)
-        if not taken:
-            self._clear()
-            self._to_application(head)
+        self._to_application(head)
         return rest
 
     def _expect(self, length: int) -> None:
-        """A body of so many bytes is to come; -1: in chunks."""
+        """So many bytes of a body are to come; -1: in chunks."""
         self.stage = ANSWER
         if length:
             self.got, self.window, self.taking = 0, 0.0, 0.0
@@ -397,11 +395,6 @@ class Inbound(HttpToolsProtocol):
         else:
             self.write(fault.reply)
             self.linger()
-
-
-def _plain(peer: tuple[str, int | None] | None) -> str:
-    """The address without port, as IPv4 where it is one in IPv6's clothes."""
-    return peer[0].removeprefix("::ffff:") if peer else ""
 
 
 def protocol(take: Take, guard: Guard) -> type[Inbound]:

@@ -29,6 +29,8 @@ _SANE_DATE = re.compile(rb"[A-Za-z0-9,: ]{29}\Z")
 #: digits of a length that fits 64 bits with a sign
 _DIGITS = 18
 _BODILESS = (204, 304)
+#: the least status of a reply that is not interim
+_FINAL = 200
 
 
 class Form(Struct, frozen=True):
@@ -69,18 +71,23 @@ class Head(Struct, eq=False):
     notes: dict[object, object]
 
 
+#: what stands in a head's place until the first has been read
+_NONE = Head(0, b"", [], False, False, 0, -1, -1, False, {})
+
+
 class Replies:
     """Reads the heads that one node sends; the last one's date and length are here."""
 
     __slots__ = (
-        "_after", "_alive", "_before", "_headers", "_known", "_last", "_parser", "_phrase",
-        "_sane", "date", "digits",
+        "_after", "_alive", "_before", "_headers", "_known", "_parser", "_phrase", "_sane",
+        "date", "digits", "last",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.date = self.digits = b""
-        #: the last head, and what stands before and behind the digits of its length
-        self._last: Head | None = None
+        #: the last head that may come again, and what stands before and behind the digits of
+        #: its length
+        self.last = _NONE
         self._before = self._after = b""
         self._known: dict[bytes, Head] = {}
         #: a date that has been looked at; it changes once a second
@@ -90,31 +97,31 @@ class Replies:
         self._phrase = b""
         self._headers: list[Header] = []
 
-    def again(self, data: bytes) -> tuple[Head, bytes] | None:
-        """The last head once more, but for its length, and what follows it; None: another."""
-        before, last = self._before, self._last
-        if last is None or not data.startswith(before):
+    def again(self, data: bytes) -> bytes | None:
+        """What follows a head that is `last` but for its length; None: it is another."""
+        before = self._before
+        if not before or not data.startswith(before):
             return None
         at = len(before)
         if not self._after:
-            return last, data[at:]
+            return data[at:]
         end = data.find(b"\r\n", at, at + _DIGITS + 2)
         digits = data[at:end]
         if not (digits.isdigit() and data.startswith(self._after, end)):
             return None
         self.digits = digits
-        return last, data[end + len(self._after) :]
+        return data[end + len(self._after) :]
 
     def read(self, head: bytes) -> Head:
         """Take one whole head, its blank line included. Raises BadReply."""
         key, date, digits = _cut(head)
         self.date, self.digits = date, digits
-        self._last = None
+        self._before = b""
         known = self._find(head, key)
-        if known.sized >= 0 or not digits:
+        if known.status >= _FINAL and (known.sized >= 0 or not digits):
             at = head.find(_BEFORE_LENGTH) + len(_BEFORE_LENGTH) if digits else len(head)
             self._before, self._after = head[:at], head[at + len(digits) :]
-            self._last = known
+            self.last = known
         return known
 
     def _find(self, head: bytes, key: bytes) -> Head:

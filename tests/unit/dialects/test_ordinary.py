@@ -19,7 +19,10 @@ from ollama_wrap.dialects import ordinary
 def test_body_as_libraries_write_it_is_read(
     operation: str, body: bytes, said: tuple[str, bool | None]
 ) -> None:
-    assert ordinary.read(operation, body) == said
+    read = ordinary.read(operation, body)
+
+    assert read is not None
+    assert (read.model, read.stream) == said
 
 
 @pytest.mark.parametrize(
