@@ -172,13 +172,13 @@ class Metrics(Collector):
         if model is None:
             model = self._label(e.model or "")
         key: tuple[str, str, str, int | str] = (e.node or "", str(kind), model, e.status)
-        requests = self._requests
-        count = requests.get(key)
-        if count is None and len(requests) >= REQUESTS:
+        counts = self._requests
+        count = counts.get(key)
+        if count is None and len(counts) >= REQUESTS:
             # Still counted, so that the sum over all series stays true.
             key = (OTHER, OTHER, OTHER, OTHER)
-            count = requests.get(key)
-        requests[key] = (count or 0) + 1
+            count = counts.get(key)
+        counts[key] = (count or 0) + 1
         self._duration += e.duration
         if e.status >= 500 or e.error is not None:
             self._failed += 1

@@ -110,10 +110,6 @@ class Admission:
     _pump_due: bool = False
     _looking: asyncio.TimerHandle | None = None
 
-    def __post_init__(self) -> None:
-        self.fleets.freed.subscribe(self._something_changed)
-        self.fleets.changed.subscribe(self._something_changed)
-
     def __len__(self) -> int:
         return self._size
 
@@ -203,6 +199,7 @@ class Admission:
         queue.turns(call).setdefault(call.caller, deque()).append(waiter)
         queue.size += 1
         self._size += 1
+        self._listen(on=True)
         self.waiting(1)
         if self._looking is None:
             self._looking = asyncio.get_running_loop().call_later(LOOK, self._look)
@@ -220,10 +217,17 @@ class Admission:
     def _shrink(self, key: str | None, queue: _Queue, turns: _Turns, caller: str) -> None:
         queue.size -= 1
         self._size -= 1
+        if not self._size:
+            self._listen(on=False)
         if not turns[caller]:
             del turns[caller]
         if not queue.size:
             del self._queues[key]
+
+    def _listen(self, *, on: bool) -> None:
+        # Every call that ends says so: only while somebody waits is there anybody to hear it.
+        for signal in (self.fleets.freed, self.fleets.changed):
+            (signal.subscribe if on else signal.unsubscribe)(self._something_changed)
 
     def _something_changed(self) -> None:
         # Several changes in one turn of the loop are looked at once.

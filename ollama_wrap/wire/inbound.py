@@ -236,13 +236,10 @@ class Inbound(HttpToolsProtocol):
 
     def _expect(self, length: int) -> None:
         """So many bytes of a body are to come; -1: in chunks."""
-        self.stage = ANSWER
+        self.stage = BODY if length > 0 else CHUNKED if length else ANSWER
         if length:
             self.got, self.window, self.taking = 0, 0.0, 0.0
-            if length > 0:
-                self.stage, self.left = BODY, length
-            else:
-                self.stage, self.chunks = CHUNKED, Chunks()
+            self.left, self.chunks = max(0, length), Chunks() if length < 0 else None
 
     def _take_body(self, data: bytes) -> bytes:
         if len(data) == self.left and self.exchange is not None:
