@@ -44,12 +44,16 @@ class Heads:
 
     def begin(self, exchange: Exchange, call: Call, reply: Reply) -> None:
         """Begin an answer whose body is still to come."""
-        answer = reply.body.answer if isinstance(reply.body, Attempt) else None
-        head = answer.head if answer is not None and _ordinary(call, reply.origin) else None
-        if answer is None or head is None or not exchange.plain:
+        body, mode, origin = reply.body, call.mode, reply.origin
+        answer = body.answer if isinstance(body, Attempt) else None
+        head = answer.head if answer is not None else None
+        # All that we say of an ordinary answer follows from its mode and the reason.
+        ordinary = call.plain and mode is not STANDALONE and exchange.plain
+        odd = origin.fallback is not None or origin.model is not None or origin.attempts
+        if answer is None or head is None or odd or not ordinary:
             self._begin_anew(exchange, call, reply)
             return
-        said = (call.mode is DISTRIBUTED, reply.origin.reason)
+        said = (mode is DISTRIBUTED, origin.reason)
         known = head.notes.get(said)
         if isinstance(known, Form):
             filled = known.filled(answer.date, answer.digits, call.id)
@@ -97,13 +101,6 @@ class Heads:
         """What we say about an answer."""
         fleet = self._fleets.current
         return headers.ours(call, origin, fleet.reason if fleet.mode is STANDALONE else None)
-
-
-def _ordinary(call: Call, origin: Origin) -> bool:
-    """Whether all that we say of such an answer follows from its mode and reason."""
-    if not call.plain or call.mode is STANDALONE:
-        return False
-    return origin.fallback is None and origin.model is None and not origin.attempts
 
 
 def length(body: bytes) -> Header:

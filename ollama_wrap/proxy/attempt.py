@@ -192,8 +192,15 @@ class Attempt(Struct, eq=False):
         return self._write(connection)
 
     def _write(self, connection: Connection) -> Answer:
-        call = self.call
-        before, after = self._head()
+        call, upstream = self.call, self.upstream
+        # What goes to a sidecar differs from call to call.
+        lines = call.lines if upstream.sidecar is None else None
+        known = lines.get(upstream) if lines is not None else None
+        if known is None or known[0] is not upstream.node:
+            known = (upstream.node, *self._lines())
+            if lines is not None:
+                lines[upstream] = known
+        _, before, after = known
         bare = call.method == "HEAD"
         if type(call.body) is bytes and call.sized is not None and len(call.body) < _JOINED:
             # The usual case, in one step.
@@ -218,19 +225,8 @@ class Attempt(Struct, eq=False):
         self._answer = answer
         return answer
 
-    def _head(self) -> tuple[bytes, bytes]:
-        """The lines before and after the one that frames the body."""
-        call, upstream = self.call, self.upstream
-        # What goes to a sidecar differs from call to call.
-        lines = call.lines if upstream.sidecar is None else None
-        known = lines.get(upstream) if lines is not None else None
-        if known is None or known[0] is not upstream.node:
-            known = (upstream.node, *self._lines())
-            if lines is not None:
-                lines[upstream] = known
-        return known[1], known[2]
-
     def _lines(self) -> tuple[bytes, bytes]:
+        """The head's lines before and after the one that frames the body."""
         call, node = self.call, self.upstream.node
         before, after = headers.request(
             call, self._wire.secret, node.authority.encode(), self._marks(), local=node.local

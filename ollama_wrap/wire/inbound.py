@@ -322,7 +322,8 @@ class Inbound(HttpToolsProtocol):
     def _next(self) -> None:
         """The next request's turn."""
         if self.exchange is not None:
-            self._clear()
+            self.exchange = None
+            self.guard.open -= 1
         self.served = True
         self.stage, self.since = HEAD, self.loop.time()
         if self.flow.read_paused:
