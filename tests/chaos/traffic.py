@@ -64,7 +64,8 @@ class Form:
         """Whether the stream's own last word came."""
         if self.path.startswith("/v1/"):
             return b"data: [DONE]" in body
-        return b'"done":true' in body
+        lines = body.splitlines()
+        return any(b'"done":true' in line and line.endswith(b"}") for line in lines)
 
 
 STREAMS = (
