@@ -29,6 +29,7 @@ _LATELY, _RETURN, _AGAIN = 30.0, 5.0, 0.1
 #: Models, as clients spell them, whose first choice is remembered.
 _LEADS = 1024
 _ANSWERS = frozenset({NodeState.UP, NodeState.WARMING})
+_MAY_ANSWER = _ANSWERS | {NodeState.SUSPECT}
 
 
 class Ranked:
@@ -138,7 +139,7 @@ class Ranked:
         if trail.attempts:
             self._retried(trail.attempts[-1].outcome.word)
         upstream = candidate.upstream
-        if candidate.reason == "last-gasp":
+        if candidate.reason == "last-gasp" and upstream.state not in _ANSWERS:
             # One that sleeps is probed seldom: now it is needed.
             self._wire.suspect(upstream.node.id)
         trail.first = trail.first or upstream.node.id
@@ -281,7 +282,7 @@ class Ranked:
         return self._fallback_on() and (bool(left) or self._spare(call, trail) is not None)
 
     def _spare(self, call: Call, trail: Trail) -> Upstream | None:
-        """A holder that answers probes though its circuit is open: better than nobody.
+        """A holder that may answer though its circuit is open: better than nobody.
 
         Of the build that was asked first: another may not be wanted.
         """
@@ -293,7 +294,8 @@ class Ranked:
         key, digest = first.key, first.upstream.inventory.digest(first.key)
         for one in self._wire.fleets.current.holders(key):
             fits = one.routable and one.accepts(key) and call.operation not in one.lacking
-            there = one.state in _ANSWERS and one.inventory.digest(key) == digest
+            # One in doubt is better than nobody too.
+            there = one.state in _MAY_ANSWER and one.inventory.digest(key) == digest
             if fits and there and one.node.id not in trail.tried:
                 return one
         return None
