@@ -47,12 +47,12 @@ async def test_c35_leaks_of_200000_requests(run: Run, tmp_path: Path) -> None:
         await on["local"].tell(fails)
         await _load(on, 1000, [])
         await asyncio.sleep(1)
-        before = await _state(on)
+        before = await _state(on, _BEFORE)
         points: list[tuple[int, int]] = []
         objects: list[dict[str, int]] = []
         told = await _load(on, count, points, objects)
         await asyncio.sleep(REST if run.full else 1)
-        after = await _state(on)
+        after = await _state(on, _AFTER)
 
         wrong = {word: times for word, times in told.items() if word.startswith("wrong")}
         run.none("requests with another end than theirs", [f"{w}: {n}" for w, n in wrong.items()])
@@ -99,17 +99,22 @@ async def _forget(on: Stage, name: str) -> None:
         await on[name].tell(fails)
 
 
-async def _state(on: Stage) -> tuple[int, Counter[str]]:
-    """Files, and tasks by name, when nothing happens: the least of some looks, for probes go on."""
+State = tuple[int, Counter[str]]
+#: probes come and go: of before the most that was there counts, of after the least
+_BEFORE, _AFTER = operator.or_, operator.and_
+
+
+async def _state(on: Stage, put: Callable[[Counter[str], Counter[str]], Counter[str]]) -> State:
+    """Files, and tasks by name, when nothing happens, as `put` puts some looks together."""
     files, tasks = list[int](), list[Counter[str]]()
     for _ in range(8):
         tasks.append(Counter((await on.side.look())["tasks"]))
         files.append(on.side.open_files)
         await asyncio.sleep(0.15)
-    return min(files), functools.reduce(operator.and_, tasks)
+    return min(files), functools.reduce(put, tasks)
 
 
-def _stay(run: Run, before: tuple[int, Counter[str]], after: tuple[int, Counter[str]]) -> None:
+def _stay(run: Run, before: State, after: State) -> None:
     run.most("files that stay open", after[0] - before[0], 5)
     run.none("tasks that stay", sorted((after[1] - before[1]).elements()))
 
@@ -153,7 +158,7 @@ async def test_c35_soak_of_random_events(run: Run, tmp_path: Path) -> None:
         loop = asyncio.get_running_loop()
         await on.client.keep(3)
         await on.client.done()
-        before = await _state(on)
+        before = await _state(on, _BEFORE)
         counts = dict.fromkeys(EVENTS, 0)
         async with on.client.traffic():
             end = loop.time() + (SOAK if run.full else 20)
@@ -169,7 +174,7 @@ async def test_c35_soak_of_random_events(run: Run, tmp_path: Path) -> None:
         broken = [one for one in begun if one.reply.clean_end]
         unmarked = [one for one in begun if one.form.stream and not one.marked]
         await asyncio.sleep(REST)
-        after = await _state(on)
+        after = await _state(on, _AFTER)
 
         run.none("failed before the first byte", early)
         run.none("broken, and ended as if they were whole", broken)
