@@ -40,6 +40,8 @@ _NEAR = 0.8
 _TOGETHER = 1.0
 #: seconds in which one service time stands for all
 _MEASURED = 0.001
+#: so many calls in a row that failed within so many seconds say that others would fail too
+_FAILING, _LATELY = 2, 5.0
 #: more slots than this are not learned from what was seen
 _LEARNED_MOST = 256
 _DOUBTED = frozenset({NodeState.SUSPECT, NodeState.JOINING})
@@ -49,11 +51,6 @@ _STANDING = {
     NodeState.INCOMPATIBLE: "node-down",
     NodeState.DRAINING: "drained",
 }
-
-
-def _stocks_own() -> str:
-    """No option is said."""
-    return ""
 
 
 @dataclass(slots=True)
@@ -90,8 +87,8 @@ class Upstream:
         self.latency: float | None = None
         #: monotonic time of the last failure that counted, for the last resort's order
         self.failed_at = -math.inf
-        #: the last call there failed
-        self.failing = False
+        #: the last calls there that failed, none between them that did not
+        self._failures, self._failing = 0, -math.inf
         #: operations whose route this node's version does not know
         self.lacking: set[str] = set()
         #: its lists hang, and so would a load
@@ -189,6 +186,10 @@ class Upstream:
     def available(self, now: float) -> bool:
         """Neither down, drained nor incompatible, and its circuit lets a call through."""
         return self.obstacle(now) is None
+
+    def sound(self, now: float) -> bool:
+        """Whether calls are not failing there: no two in a row did, or that is a while ago."""
+        return self._failures < _FAILING or now - self._failing > _LATELY
 
     def cooling(self, key: str | None, now: float, options: Options | None = None) -> bool:
         """Whether the model failed here lately, loaded with these options or with any."""
@@ -302,7 +303,7 @@ class Upstream:
         The circuit is told of many together.
         """
         circuit = self.circuit
-        if self.failing or circuit.retry_at is not None or self._cooldowns.by_key:
+        if self._failures or circuit.retry_at is not None or self._cooldowns.by_key:
             return False
         if now - self._good_since > _TOGETHER:
             self._tell()
@@ -316,13 +317,15 @@ class Upstream:
         key: str | None,
         now: float,
         wall: float,
-        options: Options = _stocks_own,
+        options: Options = str,
     ) -> None:
         """What an attempt said of the node, and of the model there."""
         self._tell()
         before = self.circuit
-        failed = verdict.suspect or verdict.blame is not Blame.NONE
-        self.failing = failed or (self.failing and not verdict.success)
+        if verdict.suspect or verdict.blame is not Blame.NONE:
+            self._failures, self._failing = self._failures + 1, now
+        elif verdict.success:
+            self._failures = 0
         if verdict.blame is Blame.NODE:
             self.circuit = before.failed(now, self._dice)
             self.failed_at = now

@@ -10,8 +10,8 @@ from ollama_wrap.observe.pressure import Strain
 
 #: bytes of a body that is kept while memory is short: enough to know its model
 _LITTLE = 64 * 1024
-#: seconds that a call waits for its turn to be tried again, and how many may
-_PATIENCE, _WAITING = 10.0, 512
+#: calls that wait for their turn to be tried again
+_WAITING = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Allowance:
 class Budget:
     """Counts what is spent now: calls `running`, counted `retrying`, bytes `kept`.
 
-    `strain`: what is to be spared.
+    Calls that wait to be tried again are running. `strain`: what is to be spared.
     """
 
     def __init__(
@@ -56,41 +56,44 @@ class Budget:
         return counted < self.allowance.attempts and self._room() and not self._waiting
 
     def _room(self) -> bool:
-        return self.retrying + 1 <= self._at_a_time()
+        allowance = self.allowance
+        return self.retrying + 1 <= max(allowance.least, allowance.share * self.running)
 
-    def _at_a_time(self) -> float:
-        # Calls that wait for it must not make room for themselves.
-        running = self.running - len(self._waiting)
-        return max(self.allowance.least, self.allowance.share * running)
-
-    async def turn(self, counted: int) -> bool:
+    async def turn(self, counted: int, seconds: float) -> bool:
         """Count a call as retrying, in its turn; True: it may be tried, and is to be given back.
 
         Calls that fail together must not all be sent again together, and need not be
-        refused: the first come first.
+        refused: the first come first, and nobody waits longer than `seconds`.
         """
-        if self.may_retry(counted):
-            self.retrying += 1
-            return True
-        none = counted >= self.allowance.attempts or self._at_a_time() < 1
-        if none or len(self._waiting) >= _WAITING:
+        if counted >= self.allowance.attempts or len(self._waiting) >= _WAITING:
             return False
         place = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
+        self._wake()
+        # Without any that would end, nobody would wake who waits.
+        if place.done() or not self.retrying:
+            self._forget(place)
+            return place.done()
         try:
-            await asyncio.wait((place,), timeout=_PATIENCE)
+            await asyncio.wait((place,), timeout=max(0.0, seconds))
         except asyncio.CancelledError:
             if place.done():
                 self.give_back()
             raise
         finally:
-            if not place.done():
-                self._waiting.remove(place)
+            self._forget(place)
         return place.done()
 
     def give_back(self) -> None:
         """A call is no longer retrying."""
         self.retrying -= 1
+        self._wake()
+
+    def _forget(self, place: "asyncio.Future[None]") -> None:
+        if not place.done():
+            self._waiting.remove(place)
+
+    def _wake(self) -> None:
         while self._waiting and self._room():
             self.retrying += 1
             self._waiting.popleft().set_result(None)

@@ -9,8 +9,10 @@ import hashlib
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import cast
 
+from cachetools import Cache as Sized
 from cachetools import LRUCache
 from msgspec import Struct
 
@@ -144,7 +146,10 @@ class Cache:
                 continue
             while entries.currsize > room:
                 entries.popitem()
-            entries[self._key(call, digest)] = entry
+            key = self._key(call, digest)
+            if key in entries:
+                del entries[key]  # so that they stand in the order of their ages
+            entries[key] = entry
         if fresh:
             self._holds(len(entries), int(entries.currsize))
 
@@ -154,8 +159,11 @@ class Cache:
         if now - self._swept < self._rules.ttl / _SWEEPS:
             return
         self._swept, oldest = now, now - self._rules.ttl
-        for key in [key for key, entry in self._entries.items() if entry.at < oldest]:
-            del self._entries[key]
+        entries = self._entries
+        # Read past its order: who is looked at here was not asked for.
+        old = takewhile(lambda key: Sized.__getitem__(entries, key).at < oldest, entries)
+        for key in tuple(old):
+            del entries[key]
         self._holds(len(self._entries), int(self._entries.currsize))
 
     def find(self, call: Call) -> Entry | None:

@@ -18,13 +18,14 @@ class Tap(Struct, eq=False):
     first: float | None = None
     total: int = 0
     body: list[bytes] = []
-    #: bytes that are no longer in `body`
+    #: bytes that are no longer in `body`, which then was more than one piece, or was not
     _gone: int = 0
+    _several: bool = False
 
     @property
     def several(self) -> bool:
         """Whether it came in more than one piece."""
-        return len(self.body) > 1 or self._gone > 0
+        return self._several or len(self.body) > 1
 
     def feed(self, pieces: list[bytes]) -> None:
         """Pieces on their way to the client."""
@@ -49,6 +50,7 @@ class Tap(Struct, eq=False):
         return self.body[0] if len(self.body) == 1 else b"".join(self.body)
 
     def _shorten(self) -> None:
+        self._several = self.several
         end = b"".join(self.body)[-TAIL:]
         self.body = [end]
         self._gone = self.total - len(end)

@@ -81,7 +81,7 @@ def affordable(wanted: int, files: int | None) -> int:
     return wanted if files is None else min(wanted, max(64, (files - 256) // 2))
 
 
-def address(peer: tuple[str, int | None] | None) -> str:
+def host_of(peer: tuple[str, int | None] | None) -> str:
     """One end of a connection without its port, as IPv4 where it is one in IPv6's clothes."""
     return peer[0].removeprefix("::ffff:") if peer else ""
 

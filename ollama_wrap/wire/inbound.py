@@ -28,7 +28,7 @@ from ollama_wrap.wire import outbox
 from ollama_wrap.wire.base import Exchange, Pace
 from ollama_wrap.wire.chunks import Chunks
 from ollama_wrap.wire.exchange import InboundExchange
-from ollama_wrap.wire.guard import ANSWER, BODY, CHUNKED, DROP, HEAD, Guard, address
+from ollama_wrap.wire.guard import ANSWER, BODY, CHUNKED, DROP, HEAD, Guard, host_of
 from ollama_wrap.wire.known import Known
 
 Take = Callable[[Exchange], bool]
@@ -82,7 +82,7 @@ class Inbound(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.address, self.listener = self.ends = address(self.client), address(self.server)
+        self.address, self.listener = self.ends = host_of(self.client), host_of(self.server)
         transport.set_write_buffer_limits(*self.guard.marks)
         if (fault := self.guard.admit(self)) is not None:
             self.refuse(fault)

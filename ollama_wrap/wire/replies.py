@@ -166,7 +166,8 @@ class Replies:
             raise BadReply("the node's reply is in a coding that nobody here knows")
         if announced is not None and not (announced.isdigit() and len(announced) <= _DIGITS):
             raise BadReply("the node's reply has no sound length")
-        length = int(announced) if announced is not None else -1
+        # In chunks, whatever length were announced beside them.
+        length = int(announced) if announced is not None and coding is None else -1
         sized = _place(headers, (_LENGTH, self.digits))
         return Head(
             status=status,
@@ -175,7 +176,7 @@ class Replies:
             keep_alive=bool(self._alive),
             chunked=coding is not None,
             # An empty body now says nothing of the next one's.
-            length=0 if status in _BODILESS else None if sized >= 0 else length,
+            length=0 if status in _BODILESS else None if sized >= 0 and length >= 0 else length,
             dated=_place(headers, (_DATE, self.date)),
             sized=sized,
             streamed=fields.get(b"content-type", b"").startswith(

@@ -26,6 +26,8 @@ from ollama_wrap.routing.router import Ranking, Router
 #: A local Ollama that answered so many seconds ago and refuses now is restarting: it is waited
 #: for so long (systemd starts stock again after 3 s), and asked again so often.
 _LATELY, _RETURN, _AGAIN = 30.0, 5.0, 0.1
+#: Seconds that a call waits to be tried again, in all, and what is left of its own time then.
+_PATIENCE, _SPARE = 10.0, 0.05
 #: Models, as clients spell them, whose first choice is remembered.
 _LEADS = 1024
 _ANSWERS = frozenset({NodeState.UP, NodeState.WARMING})
@@ -131,7 +133,7 @@ class Ranked:
         if log.debugging():
             explain(call, ranking, candidate, trail)
         if candidate is None:
-            spare = self._spare(call, trail)
+            spare = await self._spare(call, trail)
             if spare is None:
                 return None
             spare.take(ranking.key)
@@ -242,6 +244,8 @@ class Ranked:
         """Whether it ends with this attempt."""
         if end.repeat is Repeat.NO or not call.repeatable:
             return True
+        if end.repeat is Repeat.FREE:
+            self._rest(trail)  # the next attempt is none that counts
         return end.repeat is Repeat.COUNTED and not await self._may_repeat(call, end, trail)
 
     async def _may_repeat(self, call: Call, end: Outcome, trail: Trail) -> bool:
@@ -255,50 +259,62 @@ class Ranked:
             if upstream.health.fails > 0:
                 trail.counted -= 1  # it has gone, and did no work for the attempt
                 return True
-        trail.retrying = await self._turn(call, trail)
-        if trail.retrying:
-            await self._wire.clock.sleep(self._budget.backoff(trail.counted))
-        return trail.retrying
+        if not await self._turn(call, trail):
+            return False
+        await self._wire.clock.sleep(self._budget.backoff(trail.counted))
+        return True
 
     async def _turn(self, call: Call, trail: Trail) -> bool:
         """Whether the call may be tried again; it waits for its turn while a sound node is left."""
+        now = self._wire.clock.monotonic()
         waits = not self._budget.may_retry(trail.counted)
         if waits and not self._left(call, trail, sound=True):
             return False  # where all fail, it would only fail again, a little later
-        if not await self._budget.turn(trail.counted):
-            return False
+        trail.until = trail.until or now + _PATIENCE
+        # What has come so far is the answer, if the client's own time ends first.
+        end = trail.until if call.deadline is None else min(trail.until, call.deadline - _SPARE)
+        trail.retrying = await self._budget.turn(trail.counted, end - now)
         if waits and not self._left(call, trail, sound=True):
-            self._budget.give_back()
-            return False
-        return True
+            self._rest(trail)
+        return trail.retrying
 
     def _left(self, call: Call, trail: Trail, *, sound: bool = False) -> bool:
-        """Whether somebody is left to ask; `sound`: whose last call did not fail."""
+        """Whether somebody is left to ask; `sound`: where calls are not failing."""
         tried, now = trail.tried, self._wire.clock.monotonic()
         candidates = [one.upstream for one in self._ranked(call).candidates]
         left = [one for one in candidates if one.node.id not in tried]
         if sound:
-            return any(one.available(now) and not one.failing for one in left)
-        return self._fallback_on() and (bool(left) or self._spare(call, trail) is not None)
+            return any(one.available(now) and one.sound(now) for one in left)
+        return self._fallback_on() and bool(left or self._spares(call, trail))
 
-    def _spare(self, call: Call, trail: Trail) -> Upstream | None:
-        """A holder that may answer though its circuit is open: better than nobody.
+    async def _spare(self, call: Call, trail: Trail) -> Upstream | None:
+        """The last resort; one in doubt has to answer a probe before."""
+        for one in self._spares(call, trail):
+            if one.state in _ANSWERS:
+                return one
+            await self._wire.probe(one.node.id)
+            if not one.health.fails:
+                return one
+        return None
 
-        Of the build that was asked first: another may not be wanted.
+    def _spares(self, call: Call, trail: Trail) -> list[Upstream]:
+        """Holders that may answer though their circuits are open: better than nobody.
+
+        Of the build that was asked first: another may not be wanted. Those in doubt come last.
         """
         first = trail.attempts[0] if trail.attempts else None
         if first is None or first.key is None or first.call is not call or call.forced:
-            return None
+            return []
         if call.mode is not DISTRIBUTED or call.hop:
-            return None
+            return []
         key, digest = first.key, first.upstream.inventory.digest(first.key)
+        found = []
         for one in self._wire.fleets.current.holders(key):
             fits = one.routable and one.accepts(key) and call.operation not in one.lacking
-            # One in doubt is better than nobody too.
             there = one.state in _MAY_ANSWER and one.inventory.digest(key) == digest
             if fits and there and one.node.id not in trail.tried:
-                return one
-        return None
+                found.append(one)
+        return sorted(found, key=lambda one: one.state not in _ANSWERS)
 
     def _rest(self, trail: Trail) -> None:
         if trail.retrying:

@@ -30,6 +30,8 @@ class Trail:
     counted: int = 0
     #: a counted attempt is being repeated
     retrying: bool = False
+    #: how long it may wait to be tried again in all, monotonic; None: it has not yet
+    until: float | None = None
     ranking: Ranking | None = None
     first: str | None = None
 

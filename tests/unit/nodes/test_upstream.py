@@ -294,6 +294,18 @@ def test_three_failures_eject_the_node_and_say_so() -> None:
     assert heard == ["changed"]
 
 
+def test_calls_are_failing_where_two_in_a_row_have_lately() -> None:
+    node = upstream("r1=h")
+
+    told = []
+    for verdict in (MODEL_FAILED, SUCCESS, MODEL_FAILED, MODEL_FAILED):
+        node.record(verdict, M, NOW, WALL)
+        told.append(node.sound(NOW))
+
+    assert told == [True, True, True, False]
+    assert node.sound(NOW + 6)
+
+
 def test_failures_of_a_model_cool_it_and_leave_the_node_alone() -> None:
     node = upstream("r1=h", ("m", "other"))
     for _ in range(5):

@@ -36,7 +36,7 @@ async def test_calls_that_are_too_many_to_be_tried_again_together_take_turns() -
     ended = list[int]()
 
     async def call(number: int) -> None:
-        assert await budget.turn(1)
+        assert await budget.turn(1, 10)
         ended.append(number)
 
     calls = [asyncio.ensure_future(call(number)) for number in range(4)]
@@ -54,8 +54,8 @@ async def test_calls_that_are_too_many_to_be_tried_again_together_take_turns() -
 
 async def test_call_that_is_given_up_while_it_waits_takes_no_turn() -> None:
     budget = Budget(Allowance(least=1))
-    assert await budget.turn(1)
-    left, late, stays = (asyncio.ensure_future(budget.turn(1)) for _ in range(3))
+    assert await budget.turn(1, 10)
+    left, late, stays = (asyncio.ensure_future(budget.turn(1, 10)) for _ in range(3))
     await settle()
 
     left.cancel()
@@ -68,11 +68,37 @@ async def test_call_that_is_given_up_while_it_waits_takes_no_turn() -> None:
     assert budget.retrying == 1
 
 
+async def test_place_that_comes_with_more_calls_goes_to_who_waits() -> None:
+    budget = Budget(Allowance(least=1, share=0.2))
+    assert await budget.turn(1, 10)
+    first = asyncio.ensure_future(budget.turn(1, 10))
+    await settle()
+
+    budget.running = 10
+    second = asyncio.ensure_future(budget.turn(1, 10))
+    await settle()
+
+    assert (first.done(), second.done(), budget.retrying) == (True, False, 2)
+    budget.give_back()
+    assert await second
+
+
+async def test_call_waits_no_longer_than_it_may() -> None:
+    budget = Budget(Allowance(least=1))
+    assert await budget.turn(1, 10)
+
+    assert not await budget.turn(1, 0.01)
+
+    assert budget.may_retry(1) is False
+    budget.give_back()
+    assert (budget.retrying, budget.may_retry(1)) == (0, True)
+
+
 async def test_nobody_waits_where_nothing_is_tried_again() -> None:
     budget = Budget(Allowance(attempts=3, least=0, share=0.0))
 
-    assert not await budget.turn(1)
-    assert not await Budget(Allowance()).turn(3)
+    assert not await budget.turn(1, 10)
+    assert not await Budget(Allowance()).turn(3, 10)
 
 
 @pytest.mark.parametrize("counted, most", [(1, 0.05), (2, 0.1), (3, 0.2), (9, 1.0)])

@@ -296,6 +296,32 @@ def test_oldest_answers_make_room() -> None:
     assert kitchen.told[-1] == (2, 2 * (3000 + 1024))
 
 
+def test_answers_that_are_too_old_are_let_go_of_though_nobody_asks(kitchen: Kitchen) -> None:
+    for number in range(3):
+        kitchen.store(chat(b'{"n":%d}' % number))
+        kitchen.clock.advance(140)
+    kitchen.cache.settle()
+    kitchen.clock.advance(100)
+
+    kitchen.cache.settle()
+
+    assert kitchen.told[-1][0] == 1
+
+
+def test_answer_that_came_anew_is_not_the_first_to_make_room() -> None:
+    kitchen = Kitchen(max_bytes="10000B", max_entry="4000B")
+    calls = [chat(b'{"n":%d}' % number) for number in range(2)]
+    for call in (*calls, calls[0]):
+        kitchen.store(call, b"x" * 3000)
+        kitchen.cache.settle()
+    kitchen.clock.advance(100)  # some are looked at for their age meanwhile
+    kitchen.cache.settle()
+
+    kitchen.store(chat(b'{"n":9}'), b"x" * 3000)
+
+    assert [kitchen.found(call) is not None for call in calls] == [True, False]
+
+
 def test_what_is_being_collected_is_counted_in() -> None:
     kitchen = Kitchen(max_bytes="10000B", max_entry="5000B")
     kitchen.store(chat(b'{"n":1}'), b"x" * 3000)

@@ -17,6 +17,16 @@ def test_first_byte_is_timed_once() -> None:
     assert (tap.first, tap.total, tap.several) == (5.0, 3, True)
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_whether_it_came_in_several_pieces_is_known_of_a_long_body_too(pieces: int) -> None:
+    tap = Tap(FakeClock().monotonic, 0)
+
+    tap.feed([b"x" * 5 * TAIL] * pieces)
+    tap.tail()
+
+    assert tap.several is (pieces > 1)
+
+
 @pytest.mark.parametrize("size", [1, 100, TAIL, 1000])
 def test_tail_is_the_end_of_what_passed(size: int) -> None:
     tap = Tap(FakeClock().monotonic, 0)
