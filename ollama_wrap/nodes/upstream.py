@@ -87,7 +87,7 @@ class Upstream:
         self.latency: float | None = None
         #: monotonic time of the last failure that counted, for the last resort's order
         self.failed_at = -math.inf
-        #: the last calls there that failed, none between them that did not
+        #: calls in a row that failed there, and when the last of them did
         self._failures, self._failing = 0, -math.inf
         #: operations whose route this node's version does not know
         self.lacking: set[str] = set()

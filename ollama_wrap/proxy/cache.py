@@ -164,7 +164,7 @@ class Cache:
         old = takewhile(lambda key: Sized.__getitem__(entries, key).at < oldest, entries)
         for key in tuple(old):
             del entries[key]
-        self._holds(len(self._entries), int(self._entries.currsize))
+        self._holds(len(entries), int(entries.currsize))
 
     def find(self, call: Call) -> Entry | None:
         """The answer to `call` in the shape that it asks for, if one was kept."""

@@ -18,7 +18,7 @@ class Tap(Struct, eq=False):
     first: float | None = None
     total: int = 0
     body: list[bytes] = []
-    #: bytes that are no longer in `body`, which then was more than one piece, or was not
+    #: bytes that are no longer in `body`; and whether it had more than one piece when they left
     _gone: int = 0
     _several: bool = False
 

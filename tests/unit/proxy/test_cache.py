@@ -308,6 +308,19 @@ def test_answers_that_are_too_old_are_let_go_of_though_nobody_asks(kitchen: Kitc
     assert kitchen.told[-1][0] == 1
 
 
+def test_one_that_came_anew_does_not_hide_those_that_are_too_old(kitchen: Kitchen) -> None:
+    again, once = chat(b'{"n":0}'), chat(b'{"n":1}')
+    for call, wait in ((again, 0), (once, 200), (again, 150)):
+        kitchen.store(call)
+        kitchen.cache.settle()
+        kitchen.clock.advance(wait)
+
+    kitchen.cache.settle()
+
+    assert kitchen.told[-1][0] == 1
+    assert kitchen.found(again) == LINES
+
+
 def test_answer_that_came_anew_is_not_the_first_to_make_room() -> None:
     kitchen = Kitchen(max_bytes="10000B", max_entry="4000B")
     calls = [chat(b'{"n":%d}' % number) for number in range(2)]
